@@ -1,0 +1,59 @@
+"""Names of message headers, and the few things done with raw header blocks.
+
+On the warm path a NATS header block is bytes that are passed on, never parsed: `find` reads one value without
+touching the rest, `block` builds one.
+"""
+
+SERVICE_ERROR = "Nats-Service-Error"
+SERVICE_ERROR_CODE = "Nats-Service-Error-Code"
+CONTENT_TYPE = "Content-Type"
+RETRY_AFTER = "Retry-After"
+
+INVOCATION = "Mayfly-Invocation"
+START = "Mayfly-Start"  # cold | warm
+VERSION = "Mayfly-Version"
+DURATION_MS = "Mayfly-Duration-Ms"
+TIMEOUT_MS = "Mayfly-Timeout-Ms"
+PROBE = "Mayfly-Probe"
+HTTP = "Mayfly-Http"  # "GET /orders/7?x=1": this call came by HTTP; the other headers are the request's
+HTTP_ROUTE = "Mayfly-Http-Route"  # path parameters of an http trigger, as a query string
+HTTP_STATUS = "Mayfly-Http-Status"  # a handler's {"statusCode": ...}; further headers are the response's
+
+COLD = "cold"
+WARM = "warm"
+
+PROLOGUE = b"NATS/1.0\r\n"
+
+
+def block(fields: dict[str, str]) -> bytes:
+    """A NATS header block. Values must not hold CR or LF: they are replaced by spaces."""
+    lines = [f"{name}: {value}".replace("\r", " ").replace("\n", " ") for name, value in fields.items()]
+    return b"NATS/1.0\r\n" + "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def find(raw: bytes, name: bytes) -> bytes | None:
+    """The value of one header in a raw block, or None. ``name`` is matched by case, as NATS does."""
+    start = raw.find(b"\r\n" + name + b":")
+    if start < 0:
+        return None
+    start += len(name) + 3
+    return raw[start : raw.index(b"\r\n", start)].strip()
+
+
+def parse(raw: bytes | None) -> dict[str, str]:
+    """All headers of a raw block; of a name that comes twice the last one wins. Off the warm path only."""
+    if not raw:
+        return {}
+    fields = {}
+    for line in raw.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            fields[name.decode("latin-1")] = value.strip().decode("utf-8", "replace")
+    return fields
+
+
+def status(raw: bytes | None) -> str | None:
+    """The server's status in a reply's first line (``NATS/1.0 503``), or None."""
+    if not raw or raw[8:9] != b" ":
+        return None
+    return raw[9:12].decode()

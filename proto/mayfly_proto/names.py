@@ -1,0 +1,48 @@
+"""What a function, version, node or instance may be called, and how a call names its target.
+
+A function's name is 1 to 4 tokens of ``[a-z0-9-]`` joined by dots (``billing.charge``): the dots are the namespace,
+so that NATS permissions and wildcards (``fn.billing.>``) work on it.
+"""
+
+import re
+
+PART = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+FUNCTION = re.compile(rf"{PART}(?:\.{PART}){{0,3}}")
+NODE = re.compile(PART)
+
+FUNCTION_RULE = "1 to 4 parts of a-z, 0-9 and '-', joined by dots, each part 1 to 63 long (for example billing.charge)"
+NODE_RULE = "a-z, 0-9 and '-', 1 to 63 long"
+
+
+class InvalidName(ValueError):
+    """The name does not follow the rule that the message states."""
+
+
+def check_function(name: str) -> str:
+    """Return ``name`` or raise `InvalidName` with the rule."""
+    if not FUNCTION.fullmatch(name):
+        raise InvalidName(f"function name {name!r}: must be {FUNCTION_RULE}")
+    return name
+
+
+def check_node(name: str) -> str:
+    """Return ``name`` or raise `InvalidName` with the rule; routers are named by the same rule."""
+    if not NODE.fullmatch(name):
+        raise InvalidName(f"node name {name!r}: must be {NODE_RULE}")
+    return name
+
+
+def parse_target(target: str) -> tuple[str, int | None]:
+    """Split ``hello`` or ``hello@3`` into function and version (None: the current one). Raises `InvalidName`."""
+    name, at, version = target.partition("@")
+    check_function(name)
+    if not at:
+        return name, None
+    if not version.isascii() or not version.isdigit() or int(version) < 1:
+        raise InvalidName(f"version {version!r} of {target!r}: must be a number from 1")
+    return name, int(version)
+
+
+def consumer_name(function: str) -> str:
+    """A function's name as NATS allows it in a consumer's name or a file name (no dots)."""
+    return function.replace(".", "_")

@@ -1,0 +1,183 @@
+"""Every subject of Mayfly, as a function: the publisher's form and, where it differs, the subscriber's beside it.
+
+What people type is short (``fn.hello``); what services say to each other is under ``mayfly.>``.
+"""
+
+# callers → the owning router; payload is the event, the reply is the result
+FUNCTIONS = "fn.>"
+
+
+def call(function: str, version: int | None = None) -> str:
+    return f"fn.{function}" if version is None else f"fn.{function}@{version}"
+
+
+# router → worker, activator → worker
+def node_invoke(node: str) -> str:
+    return f"mayfly.node.{node}.invoke"
+
+
+def node_start(node: str) -> str:
+    return f"mayfly.node.{node}.start"
+
+
+def node_stop(node: str) -> str:
+    return f"mayfly.node.{node}.stop"
+
+
+def node_hold(node: str) -> str:
+    return f"mayfly.node.{node}.hold"
+
+
+def node_adopt(node: str) -> str:
+    return f"mayfly.node.{node}.adopt"
+
+
+def node_instances(node: str) -> str:
+    return f"mayfly.node.{node}.instances"
+
+
+def node_anything(node: str) -> str:
+    return f"mayfly.node.{node}.>"
+
+
+# worker → router, router → router
+def router_done(router: str) -> str:
+    return f"mayfly.router.{router}.done"
+
+
+def router_failed(router: str) -> str:
+    """Instances that could not be started."""
+    return f"mayfly.router.{router}.failed"
+
+
+def router_handover(router: str) -> str:
+    return f"mayfly.router.{router}.handover"
+
+
+def router_ping(router: str) -> str:
+    """Answered by a router that is alive; NATS itself answers 'no responders' for one that is not."""
+    return f"mayfly.router.{router}.ping"
+
+
+def router_anything(router: str) -> str:
+    return f"mayfly.router.{router}.>"
+
+
+# router → activator (queue group)
+ACTIVATE = "mayfly.activate"
+
+
+# once a second, for people too
+def load_node(node: str) -> str:
+    return f"mayfly.load.node.{node}"
+
+
+LOAD_NODES = "mayfly.load.node.*"
+
+
+def load_router(router: str) -> str:
+    return f"mayfly.load.router.{router}"
+
+
+LOAD_ROUTERS = "mayfly.load.router.*"
+LOAD = "mayfly.load.>"
+
+
+# gateway, CLI, ``nats req`` → registry (queue group)
+def api(resource: str, verb: str) -> str:
+    return f"mayfly.api.{resource}.{verb}"
+
+
+API = "mayfly.api.>"
+
+
+# streams
+def log(function: str, instance: str) -> str:
+    return f"log.{function}.{instance}"
+
+
+def logs_of(function: str) -> str:
+    return f"log.{function}.*"
+
+
+def usage(function: str) -> str:
+    return f"usage.{function}"
+
+
+# KV buckets, their republish feeds, and object stores, in NATS's own layout
+def kv(bucket: str, key: str) -> str:
+    return f"$KV.{bucket}.{key}"
+
+
+def kv_feed(bucket: str) -> str:
+    """Where a bucket's stream republishes every change; ``kv_feed(b) + key`` is one key's."""
+    return f"mayfly.kv.{bucket}."
+
+
+def kv_feed_of(bucket: str) -> str:
+    return f"mayfly.kv.{bucket}.>"
+
+
+def kv_stream(bucket: str) -> str:
+    return f"KV_{bucket}"
+
+
+def object_stream(bucket: str) -> str:
+    return f"OBJ_{bucket}"
+
+
+def object_chunks(bucket: str, nuid: str) -> str:
+    return f"$O.{bucket}.C.{nuid}"
+
+
+def object_meta(bucket: str, encoded_name: str) -> str:
+    return f"$O.{bucket}.M.{encoded_name}"
+
+
+def direct_get(stream: str) -> str:
+    return f"$JS.API.DIRECT.GET.{stream}"
+
+
+def direct_get_last(stream: str, subject: str) -> str:
+    return f"$JS.API.DIRECT.GET.{stream}.{subject}"
+
+
+def stream_create(stream: str) -> str:
+    return f"$JS.API.STREAM.CREATE.{stream}"
+
+
+def stream_update(stream: str) -> str:
+    return f"$JS.API.STREAM.UPDATE.{stream}"
+
+
+def stream_info(stream: str) -> str:
+    return f"$JS.API.STREAM.INFO.{stream}"
+
+
+def stream_purge(stream: str) -> str:
+    return f"$JS.API.STREAM.PURGE.{stream}"
+
+
+# the server's own events, imported from its system account
+DISCONNECT = "mayfly.sys.disconnect"
+
+
+def service_verb(verb: str, name: str | None = None, identity: str | None = None) -> str:
+    """NATS micro service discovery: ``$SRV.PING``, ``$SRV.INFO.registry``, ``$SRV.STATS.registry.<id>``."""
+    return ".".join(part for part in ("$SRV", verb, name, identity) if part)
+
+
+SERVICES = "$SRV.>"
+
+
+def inbox(role: str) -> str:
+    """The inbox prefix of a role: nobody else may subscribe below it."""
+    return f"_INBOX_{role}"
+
+
+CLIENT_INBOX = "_INBOX"  # what every NATS client uses unless told otherwise
+SERVICE_IMPORT_REPLIES = "_R_.>"  # replies to calls that came through an account's service import
+
+ROUTER_QUEUE = "router"
+ACTIVATOR_QUEUE = "activator"
+REGISTRY_QUEUE = "registry"
