@@ -1,0 +1,55 @@
+# make setup | demo | test | bench | lint | lock: each does the set-up it needs by itself.
+# A fresh machine has make and python3 (3.11 or newer, with venv); everything else comes from requirements.lock.
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+UV     := $(VENV)/bin/uv
+UV_VERSION := 0.13.9
+SOURCES := proto chassis broker_config services runtimes sdk
+READY  := $(VENV)/.ready
+
+export UV_PYTHON_DOWNLOADS := never
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup demo test bench soak lint format lock clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml requirements.lock Makefile
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	test -x $(UV) || $(PYTHON) -m pip install --quiet uv==$(UV_VERSION)
+	$(UV) pip install --quiet --python $(PYTHON) --compile-bytecode --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
+	$(PYTHON) -m compileall -q $(SOURCES)
+	touch $(READY)
+
+demo: setup
+	$(PYTHON) examples/demo.py
+
+test: setup
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pytest -n 2 --dist loadgroup -rs
+
+bench: setup
+	$(PYTHON) bench/run.py
+
+soak: setup
+	$(PYTHON) bench/soak.py
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+lock:
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	test -x $(UV) || $(PYTHON) -m pip install --quiet uv==$(UV_VERSION)
+	$(UV) pip compile --quiet --universal --python $(PYTHON) --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
