@@ -1,5 +1,6 @@
 # make setup | demo | test | bench | lint | lock: each does the set-up it needs by itself.
-# A fresh machine has make and python3 (3.11 or newer, with venv); everything else comes from requirements.lock.
+# A fresh machine has make and python3 (3.11 or newer, with venv); everything else comes from the lock files:
+# requirements.lock is what Mayfly runs on, requirements-dev.lock adds what tests and linters need.
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
@@ -7,6 +8,8 @@ UV     := $(VENV)/bin/uv
 UV_VERSION := 0.13.9
 SOURCES := proto chassis broker_config services runtimes sdk
 READY  := $(VENV)/.ready
+LOCK   := $(UV) pip compile --quiet --universal --python $(PYTHON) --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links
 
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,10 +18,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 setup: $(READY)
 
-$(READY): pyproject.toml requirements.lock Makefile
+$(READY): pyproject.toml requirements-dev.lock Makefile
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	test -x $(UV) || $(PYTHON) -m pip install --quiet uv==$(UV_VERSION)
-	$(UV) pip install --quiet --python $(PYTHON) --compile-bytecode --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(PYTHON) --compile-bytecode --require-hashes -r requirements-dev.lock
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	$(PYTHON) -m compileall -q $(SOURCES)
 	touch $(READY)
@@ -48,8 +51,8 @@ format: setup
 lock:
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	test -x $(UV) || $(PYTHON) -m pip install --quiet uv==$(UV_VERSION)
-	$(UV) pip compile --quiet --universal --python $(PYTHON) --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements.lock
+	$(LOCK) pyproject.toml -o requirements.lock
+	$(LOCK) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
