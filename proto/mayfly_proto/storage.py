@@ -3,6 +3,7 @@
 # KV buckets
 FUNCTIONS = "functions"  # <name> → FunctionRecord; the moment a version becomes visible
 VERSIONS = "versions"  # <name>.<n> → VersionSpec, immutable
+NUMBERS = "numbers"  # <name> → the highest version number ever given; outlives the function, so none comes twice
 ROUTES = "routes"  # <node>.<version>.<name> → Route; the Route Cache
 NODES = "nodes"  # <node> → NodeLease, expires by TTL
 ROUTERS = "routers"  # "members" → RouterMembers (compare-and-set); <router> → lease, expires by TTL
@@ -17,7 +18,7 @@ INCOMING = "incoming"  # uploads on their way to the registry, an hour at most
 LOGS = "LOGS"
 USAGE = "USAGE"
 
-BUCKETS = (FUNCTIONS, VERSIONS, ROUTES, NODES, ROUTERS)
+BUCKETS = (FUNCTIONS, VERSIONS, NUMBERS, ROUTES, NODES, ROUTERS)
 OBJECT_STORES = (CODE, INCOMING)
 STREAMS = (LOGS, USAGE)
 

@@ -1,0 +1,165 @@
+"""The management API: what goes to and comes from ``mayfly.api.function.<verb>``. JSON in, JSON out.
+
+| verb | request | reply |
+|---|---|---|
+| deploy | `DeployRequest` | `DeployReply` |
+| configure | `ConfigureRequest` | `DeployReply` |
+| rollback | `RollbackRequest` | `DeployReply` |
+| list | nothing | list of `FunctionSummary`, by name |
+| versions | `FunctionRequest` | list of `VersionSummary`, newest first |
+| describe | `FunctionRequest` | `FunctionDescription` |
+| code | `FunctionRequest` | `CodeReply` |
+| delete | `DeleteRequest` | `DeleteReply` |
+
+Settings are the user's own words, as in ``mayfly.toml``: handler, runtime, memory, timeout, concurrency, min_instances,
+max_instances, keep_alive, max_queue, activation, idempotent, isolation, payload, env, connect, triggers, description.
+An error is answered as every error is (see `errors`).
+"""
+
+from typing import Any
+
+import msgspec
+
+from mayfly_proto import records
+
+FUNCTION = "function"  # the resource in `subjects.api`
+
+DEPLOY = "deploy"
+CONFIGURE = "configure"
+ROLLBACK = "rollback"
+LIST = "list"
+VERSIONS = "versions"
+DESCRIBE = "describe"
+CODE = "code"
+DELETE = "delete"
+
+VERBS = (DEPLOY, CONFIGURE, ROLLBACK, LIST, VERSIONS, DESCRIBE, CODE, DELETE)
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A misspelt field is an error, never silently ignored."""
+
+
+class _Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """Unknown fields are ignored, so that an older client reads a newer registry."""
+
+
+class DeployRequest(_Request, frozen=True):
+    """Exactly one of ``source`` and ``object`` says where the code is."""
+
+    name: str
+    source: str | None = None  # the text of one .py file
+    object: str | None = None  # "BUCKET/NAME" of a ZIP or a .py; one in `incoming` is taken away afterwards
+    filename: str = ""  # as the user has it: hello.py, hello.zip
+    settings: dict[str, Any] | None = None  # None: what mayfly.toml in the ZIP says, else the defaults
+
+
+class ConfigureRequest(_Request, frozen=True):
+    """A new version on the same package."""
+
+    name: str
+    settings: dict[str, Any]  # only those that change; null: back to the default
+
+
+class RollbackRequest(_Request, frozen=True):
+    name: str
+    version: int | None = None  # None: the highest below the current one
+
+
+class FunctionRequest(_Request, frozen=True):
+    name: str
+    version: int | None = None  # None: the current one; `versions` does not look at it
+
+
+class DeleteRequest(_Request, frozen=True):
+    """The function with all its versions."""
+
+    name: str
+
+
+class DeployReply(_Reply, frozen=True):
+    """The version that is current now. It can be called: the owning router has answered for it."""
+
+    name: str
+    version: int
+    handler: str
+    sha256: str
+    size: int  # bytes of the package
+    created: str  # RFC 3339, UTC
+    unchanged: bool = False  # package and settings were those of the current version: no new one was made
+
+
+class FunctionSummary(
+    _Reply, frozen=True, rename={"memory_mb": "memory", "timeout_s": "timeout", "keep_alive_s": "keep_alive"}
+):
+    """One row of ``mayfly ls``."""
+
+    name: str
+    version: int
+    runtime: str
+    handler: str
+    memory_mb: int
+    timeout_s: float
+    concurrency: int
+    min_instances: int
+    max_instances: int
+    keep_alive_s: float
+    triggers: str  # "GET /orders/{id}, /hello"; "" for none
+    size: int
+    created: str
+    description: str
+
+
+class VersionSummary(_Reply, frozen=True, rename={"memory_mb": "memory", "timeout_s": "timeout"}):
+    """One row of ``mayfly versions``."""
+
+    name: str
+    version: int
+    current: bool
+    callable: bool  # as fn.<name>@<version>; one that is not can still be rolled back to
+    runtime: str
+    handler: str
+    memory_mb: int
+    timeout_s: float
+    sha256: str
+    size: int
+    filename: str
+    created: str
+
+
+class CodeEntry(_Reply, frozen=True):
+    path: str
+    size: int  # bytes, unpacked
+
+
+class FunctionDescription(records.VersionSpec, frozen=True, kw_only=True):
+    """All of one version's record, and its code to read."""
+
+    current: int
+    versions: list[int]  # those that can be called, newest last
+    source: str | None = None  # the text, when the package is one .py
+    entries: list[CodeEntry] = msgspec.field(default_factory=list)  # files of a ZIP, the first thousand
+    files: int = 0  # how many there are
+
+
+class CodeReply(_Reply, frozen=True):
+    """The package exactly as it was uploaded."""
+
+    name: str
+    version: int
+    filename: str
+    format: str  # "zip" or "py"
+    sha256: str
+    size: int
+    bucket: str  # where it lies, for a package too large to come along
+    object: str
+    content: bytes | None = None  # base64 in JSON; None when it is above a megabyte: read the object
+
+
+class DeleteReply(_Reply, frozen=True):
+    name: str
+    versions: int  # how many were removed
+
+
+encode = records.encode
+decode = records.decode
