@@ -160,8 +160,9 @@ class Handover(_Message, frozen=True):
     `Invoke`."""
 
     function: str
-    version: int
+    version: int  # 0: whatever is current
     invocation: str
     reply: str
     budget_ms: int
     attempt: int = 1
+    epoch: int = 0  # of the members by which the sender took the receiver for the owner

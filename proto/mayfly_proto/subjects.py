@@ -11,6 +11,11 @@ def call(function: str, version: int | None = None) -> str:
     return f"fn.{function}" if version is None else f"fn.{function}@{version}"
 
 
+# durable calls and events, into streams
+ASYNC_CALLS = "async.>"
+EVENTS = "event.>"
+
+
 # router → worker, activator → worker
 def node_invoke(node: str) -> str:
     return f"mayfly.node.{node}.invoke"
@@ -26,6 +31,10 @@ def node_stop(node: str) -> str:
 
 def node_hold(node: str) -> str:
     return f"mayfly.node.{node}.hold"
+
+
+def node_drain(node: str) -> str:
+    return f"mayfly.node.{node}.drain"
 
 
 def node_adopt(node: str) -> str:
@@ -57,6 +66,11 @@ def router_handover(router: str) -> str:
 def router_ping(router: str) -> str:
     """Answered by a router that is alive; NATS itself answers 'no responders' for one that is not."""
     return f"mayfly.router.{router}.ping"
+
+
+def router_state(router: str) -> str:
+    """What a router knows, as JSON for people: ``nats req mayfly.router.r1.state ''``."""
+    return f"mayfly.router.{router}.state"
 
 
 def router_anything(router: str) -> str:
@@ -102,6 +116,10 @@ def logs_of(function: str) -> str:
 
 def usage(function: str) -> str:
     return f"usage.{function}"
+
+
+ALL_LOGS = "log.>"
+ALL_USAGE = "usage.>"
 
 
 # KV buckets, their republish feeds, and object stores, in NATS's own layout
@@ -177,6 +195,10 @@ def inbox(role: str) -> str:
 
 CLIENT_INBOX = "_INBOX"  # what every NATS client uses unless told otherwise
 SERVICE_IMPORT_REPLIES = "_R_.>"  # replies to calls that came through an account's service import
+
+# A reply subject is the caller's choice and a service publishes to it with its own permissions: one that does not
+# start so is refused, else a caller could have a worker write its result into the Route Cache.
+REPLY_PREFIXES = (b"_INBOX", b"_R_.")
 
 ROUTER_QUEUE = "router"
 ACTIVATOR_QUEUE = "activator"
