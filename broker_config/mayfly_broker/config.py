@@ -1,0 +1,137 @@
+"""Configuration of nats-server, as text: for the embedded server, and for one that somebody runs themselves."""
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mayfly_broker.roles import CLIENT, ROLES
+from mayfly_proto import subjects
+
+ACCOUNT = "MAYFLY"
+
+# Why these figures:
+#   max_payload    the largest event and result; nats-server advises at most 8 MB
+#   max_pending    what may wait for one slow connection before it is closed
+#   ping_*         a half-open connection (node lost, cable pulled) is noticed in 20 s instead of minutes
+#   sync_interval  an acknowledged write survives a kill -9 of the server at once (it is in the page cache) and a power
+#                  failure after at most this long; "always" syncs each write by itself and costs nine tenths of the
+#                  throughput, the default is two minutes
+#   There is no max_subscriptions: a router holds one for each function version.
+_LIMITS = """\
+max_payload: 8MB
+max_pending: 64MB
+write_deadline: "10s"
+ping_interval: "10s"
+ping_max: 2
+"""
+_SYNC_INTERVAL = "5s"
+
+
+def make_passwords() -> dict[str, str]:
+    """A fresh random password for each role."""
+    return {role: secrets.token_urlsafe(24) for role in ROLES}
+
+
+def password_variable(role: str) -> str:
+    """The environment variable that holds a role's password for a server one runs oneself."""
+    return f"MAYFLY_{role.upper()}_PASSWORD"
+
+
+def embedded(store: Path, run: Path, *, port: int, passwords: Mapping[str, str], anonymous: bool) -> str:
+    """For a server on this machine only. ``port`` -1: any; the server writes its ports into ``run``."""
+    return "".join(
+        (
+            _server("127.0.0.1", port, store / "jetstream"),
+            f"http: 127.0.0.1:{port if port < 0 else -1}\n",
+            f"ports_file_dir: {_quote(run)}\n",
+            f"log_file: {_quote(store / 'nats-server.log')}\n",
+            "logfile_size_limit: 10MB\nlogfile_max_num: 3\n",
+            accounts({role: _quote(password) for role, password in passwords.items()}, anonymous=anonymous),
+        )
+    )
+
+
+def plain() -> str:
+    """``broker_config/nats-server.conf``: a single server that one runs oneself."""
+    passwords = "\n".join(f"#   {password_variable(role)}" for role in ROLES)
+    return f"""\
+# A single nats-server for Mayfly, to run oneself: nats-server -c nats-server.conf
+# Made by `python -m mayfly_broker`; a test keeps it so.
+#
+# The password of each role comes from the environment (it must start with a letter, or be in double quotes):
+{passwords}
+#
+# Once it runs: `python -m mayfly_broker bootstrap` makes the streams and buckets.
+
+server_name: mayfly-1
+{_server("0.0.0.0", 4222, Path("/data/jetstream"))}\
+http: 127.0.0.1:8222
+
+# For TLS, give the server a certificate and the services a tls:// address:
+# tls {{ cert_file: "/etc/nats/tls.crt", key_file: "/etc/nats/tls.key" }}
+
+include "roles.conf"
+"""
+
+
+def plain_roles() -> str:
+    """``broker_config/roles.conf``: accounts and permissions, with the passwords from the environment."""
+    header = "# Accounts and permissions, made by `python -m mayfly_broker` from mayfly_broker/roles.py.\n\n"
+    return header + accounts({role: f"${password_variable(role)}" for role in ROLES}, anonymous=False)
+
+
+def accounts(passwords: Mapping[str, str], *, anonymous: bool) -> str:
+    """The accounts block. ``passwords`` are values as they stand in the file, quoted or variables.
+
+    ``anonymous``: a connection without credentials is a client.
+    """
+    event = f"$SYS.ACCOUNT.{ACCOUNT}.DISCONNECT"
+    users = "\n".join(_user(role, password) for role, password in passwords.items())
+    return f"""\
+system_account: SYS
+accounts {{
+  SYS {{
+    exports: [ {{ stream: "{event}", accounts: [{ACCOUNT}] }} ]
+  }}
+  {ACCOUNT} {{
+    jetstream: enabled
+    imports: [ {{ stream: {{ account: SYS, subject: "{event}" }}, to: "{subjects.DISCONNECT}" }} ]
+    users: [
+{users}
+    ]
+  }}
+}}
+""" + (f"no_auth_user: {CLIENT}\n" if anonymous else "")
+
+
+def _server(host: str, port: int, store: Path) -> str:
+    return f"""\
+listen: {host}:{port}
+{_LIMITS}\
+jetstream {{
+  store_dir: {_quote(store)}
+  sync_interval: "{_SYNC_INTERVAL}"
+}}
+"""
+
+
+def _user(role: str, password: str) -> str:
+    allowed = ROLES[role]
+    return f"""\
+      {{ user: {role}, password: {password}, permissions: {{
+          publish: [
+{_list(allowed.publish)}
+          ]
+          subscribe: [
+{_list(allowed.subscribe)}
+          ]
+      }} }}"""
+
+
+def _list(subjects_allowed: Iterable[str]) -> str:
+    return "\n".join(f'            "{subject}"' for subject in subjects_allowed)
+
+
+def _quote(value: object) -> str:
+    return json.dumps(str(value), ensure_ascii=False)

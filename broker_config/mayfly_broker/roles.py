@@ -1,0 +1,203 @@
+"""Who may do what: one NATS user for each role, with exactly the subjects that its work needs.
+
+A service answers by publishing to its caller's inbox, so it holds the inboxes of the roles that call it, and no
+`allow_responses`: for a process that only passes a reply subject on, the server would keep every unused grant.
+Inbox prefixes are by role: nobody reads another role's replies. Connections without a role of their own (a bare
+``nats req``) share ``_INBOX.>``, so an operator gives the CLI an ``--inbox-prefix``; `mayfly up` writes it into the
+CLI's context.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from mayfly_proto import storage, subjects
+
+ANY = "*"
+REST = ">"
+
+CLIENT = "client"
+GATEWAY = "gateway"
+REGISTRY = "registry"
+ROUTER = "router"
+ACTIVATOR = "activator"
+WORKER = "worker"
+SCALER = "scaler"
+OPERATOR = "operator"
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """Allow lists; what is in neither is refused. ``subject queue`` allows a subscription in that queue group only."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def _inbox(role: str) -> str:
+    return f"{subjects.inbox(role)}.>"
+
+
+def _queue(subject: str, group: str) -> str:
+    return f"{subject} {group}"
+
+
+def _get(*streams: str) -> tuple[str, ...]:
+    """Read messages by direct get: the batched form, and the last message of a subject."""
+    return tuple(form for s in streams for form in (subjects.direct_get(s), subjects.direct_get_last(s, REST)))
+
+
+def _read(*buckets: str) -> tuple[str, ...]:
+    return _get(*map(subjects.kv_stream, buckets))
+
+
+def _feed(*buckets: str) -> tuple[str, ...]:
+    return tuple(map(subjects.kv_feed_of, buckets))
+
+
+def _write(*buckets: str) -> tuple[str, ...]:
+    return tuple(subjects.kv(bucket, REST) for bucket in buckets)
+
+
+def _store(*buckets: str) -> tuple[str, ...]:
+    """Put objects."""
+    return tuple(form(b, ANY) for b in buckets for form in (subjects.object_chunks, subjects.object_meta))
+
+
+def _discard(*buckets: str) -> tuple[str, ...]:
+    """Remove objects: their chunks are purged from the stream."""
+    return tuple(subjects.stream_purge(subjects.object_stream(bucket)) for bucket in buckets)
+
+
+_PEOPLE = (f"{subjects.CLIENT_INBOX}.>", _inbox(OPERATOR))  # who asks $SRV.> and, by `nats req`, anything else
+
+# Whoever may call a function, and the services that routers and workers answer themselves.
+_CALLERS = (
+    *_PEOPLE,
+    *map(_inbox, (CLIENT, GATEWAY, REGISTRY, ROUTER, ACTIVATOR, WORKER, SCALER)),
+    subjects.SERVICE_IMPORT_REPLIES,
+)
+
+ROLES: Mapping[str, Permissions] = MappingProxyType(
+    {
+        CLIENT: Permissions(
+            publish=(subjects.FUNCTIONS, subjects.ASYNC_CALLS, subjects.EVENTS),
+            subscribe=(f"{subjects.CLIENT_INBOX}.>", _inbox(CLIENT)),
+        ),
+        GATEWAY: Permissions(
+            publish=(
+                subjects.FUNCTIONS,
+                subjects.ASYNC_CALLS,
+                subjects.EVENTS,
+                subjects.API,
+                subjects.node_instances(ANY),
+                *_read(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
+                *_get(storage.LOGS, subjects.object_stream(storage.INCOMING)),
+                *_store(storage.INCOMING),
+                *_discard(storage.INCOMING),
+                *_PEOPLE,
+            ),
+            subscribe=(
+                _inbox(GATEWAY),
+                subjects.SERVICES,
+                *_feed(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
+                subjects.ALL_LOGS,
+            ),
+        ),
+        REGISTRY: Permissions(
+            publish=(
+                subjects.FUNCTIONS,  # the probe that ends a deploy
+                *_write(storage.FUNCTIONS, storage.VERSIONS),
+                *_read(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
+                *_store(storage.CODE),
+                subjects.object_meta(storage.INCOMING, ANY),
+                *_discard(storage.CODE, storage.INCOMING),
+                # `deploy --object BUCKET/NAME` reads a bucket of the user's; a batch is asked for by stream alone
+                subjects.direct_get(ANY),
+                subjects.direct_get_last(ANY, subjects.object_meta(ANY, ANY)),
+                subjects.direct_get_last(ANY, subjects.object_chunks(ANY, ANY)),
+                *_PEOPLE,
+                _inbox(GATEWAY),
+            ),
+            subscribe=(
+                _inbox(REGISTRY),
+                subjects.SERVICES,
+                _queue(subjects.API, subjects.REGISTRY_QUEUE),
+                *_feed(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
+            ),
+        ),
+        ROUTER: Permissions(
+            publish=(
+                subjects.node_invoke(ANY),
+                subjects.node_adopt(ANY),
+                subjects.node_stop(ANY),
+                subjects.node_hold(ANY),
+                subjects.router_handover(ANY),
+                subjects.router_ping(ANY),
+                subjects.ACTIVATE,
+                subjects.load_router(ANY),
+                *_write(storage.ROUTERS),
+                *_read(storage.FUNCTIONS, storage.VERSIONS, storage.ROUTES, storage.NODES, storage.ROUTERS),
+                *_CALLERS,
+            ),
+            subscribe=(
+                _inbox(ROUTER),
+                subjects.SERVICES,
+                _queue(subjects.FUNCTIONS, subjects.ROUTER_QUEUE),
+                subjects.router_anything(ANY),
+                subjects.LOAD_NODES,
+                subjects.DISCONNECT,
+                *_feed(storage.FUNCTIONS, storage.VERSIONS, storage.ROUTES, storage.NODES, storage.ROUTERS),
+            ),
+        ),
+        ACTIVATOR: Permissions(
+            publish=(
+                subjects.node_start(ANY),
+                *_write(storage.ROUTES),  # a gone node's entries are purged
+                *_read(storage.VERSIONS, storage.ROUTES, storage.NODES),
+                *_PEOPLE,
+                _inbox(ROUTER),
+            ),
+            subscribe=(
+                _inbox(ACTIVATOR),
+                subjects.SERVICES,
+                _queue(subjects.ACTIVATE, subjects.ACTIVATOR_QUEUE),
+                subjects.LOAD_NODES,
+                *_feed(storage.VERSIONS, storage.ROUTES, storage.NODES),
+            ),
+        ),
+        WORKER: Permissions(
+            publish=(
+                subjects.router_done(ANY),
+                subjects.router_failed(ANY),
+                subjects.load_node(ANY),
+                subjects.ALL_LOGS,
+                subjects.ALL_USAGE,
+                *_write(storage.ROUTES, storage.NODES),
+                *_read(storage.VERSIONS, storage.ROUTES, storage.NODES),
+                *_get(subjects.object_stream(storage.CODE)),
+                *_CALLERS,
+            ),
+            subscribe=(
+                _inbox(WORKER),
+                subjects.SERVICES,
+                subjects.node_anything(ANY),
+            ),
+        ),
+        SCALER: Permissions(
+            publish=(
+                subjects.node_hold(ANY),
+                subjects.node_drain(ANY),
+                *_read(storage.FUNCTIONS, storage.VERSIONS, storage.ROUTES, storage.NODES),
+                *_PEOPLE,
+            ),
+            subscribe=(
+                _inbox(SCALER),
+                subjects.SERVICES,
+                subjects.LOAD,
+                *_feed(storage.FUNCTIONS, storage.VERSIONS, storage.ROUTES, storage.NODES),
+            ),
+        ),
+        OPERATOR: Permissions(publish=(REST,), subscribe=(REST,)),
+    }
+)

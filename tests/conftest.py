@@ -1,0 +1,60 @@
+"""What every test may ask for: a NATS server of its own, connections to it, and a way to wait."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from mayfly_broker.bootstrap import bootstrap
+from mayfly_broker.config import make_passwords
+from mayfly_broker.roles import OPERATOR
+from mayfly_broker.server import EmbeddedServer
+from mayfly_chassis.bus import Bus
+
+Connect = Callable[[str], Awaitable[Bus]]
+
+
+class Eventually(Protocol):
+    async def __call__(self, condition: Callable[[], object], *, timeout_s: float = 5.0) -> None: ...
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """A running nats-server with Mayfly's streams and buckets; anonymous connections are clients."""
+    with EmbeddedServer(tmp_path / "nats", passwords=make_passwords()) as server:
+        bus = await _connect(server, OPERATOR)
+        await bootstrap(bus)
+        await bus.close()
+        yield server
+
+
+@pytest.fixture
+async def connect(server: EmbeddedServer) -> AsyncIterator[Connect]:
+    """``await connect("router")``: a new connection in that role, closed after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def connect(role: str) -> Bus:
+            bus = await _connect(server, role)
+            stack.push_async_callback(bus.close)
+            return bus
+
+        yield connect
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """``await eventually(lambda: ...)`` until it is true; fails the test when it is not in time."""
+
+    async def eventually(condition: Callable[[], object], *, timeout_s: float = 5.0) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    return eventually
+
+
+async def _connect(server: EmbeddedServer, role: str) -> Bus:
+    return await Bus.connect(server.url, name=f"test-{role}", role=role, user=role, password=server.passwords[role])
