@@ -42,8 +42,8 @@ def embedded(store: Path, run: Path, *, port: int, passwords: Mapping[str, str],
     """For a server on this machine only. ``port`` -1: any; the server writes its ports into ``run``."""
     return "".join(
         (
-            _server("127.0.0.1", port, store / "jetstream"),
-            f"http: 127.0.0.1:{port if port < 0 else -1}\n",
+            _server(f"127.0.0.1:{port}", store / "jetstream"),
+            "http: 127.0.0.1:-1\n",
             f"ports_file_dir: {_quote(run)}\n",
             f"log_file: {_quote(store / 'nats-server.log')}\n",
             "logfile_size_limit: 10MB\nlogfile_max_num: 3\n",
@@ -65,7 +65,7 @@ def plain() -> str:
 # Once it runs: `python -m mayfly_broker bootstrap` makes the streams and buckets.
 
 server_name: mayfly-1
-{_server("0.0.0.0", 4222, Path("/data/jetstream"))}\
+{_server("4222", Path("/data/jetstream"))}\
 http: 127.0.0.1:8222
 
 # For TLS, give the server a certificate and the services a tls:// address:
@@ -105,9 +105,9 @@ accounts {{
 """ + (f"no_auth_user: {CLIENT}\n" if anonymous else "")
 
 
-def _server(host: str, port: int, store: Path) -> str:
+def _server(listen: str, store: Path) -> str:
     return f"""\
-listen: {host}:{port}
+listen: {listen}
 {_LIMITS}\
 jetstream {{
   store_dir: {_quote(store)}

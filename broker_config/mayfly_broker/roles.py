@@ -107,8 +107,8 @@ ROLES: Mapping[str, Permissions] = MappingProxyType(
         REGISTRY: Permissions(
             publish=(
                 subjects.FUNCTIONS,  # the probe that ends a deploy
-                *_write(storage.FUNCTIONS, storage.VERSIONS),
-                *_read(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
+                *_write(storage.FUNCTIONS, storage.VERSIONS, storage.NUMBERS),
+                *_read(storage.FUNCTIONS, storage.VERSIONS, storage.NUMBERS, storage.NODES),
                 *_store(storage.CODE),
                 subjects.object_meta(storage.INCOMING, ANY),
                 *_discard(storage.CODE, storage.INCOMING),
