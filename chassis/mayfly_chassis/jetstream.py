@@ -1,0 +1,151 @@
+"""The few JetStream requests Mayfly makes: acknowledged publish, direct get of one message or of all, the admin API."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.errors import JetStreamError, NoResponders, RequestTimeout
+from mayfly_proto import headers, subjects
+
+WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
+
+_PAGE_MESSAGES = 1000
+_PAGE_BYTES = 8 * 1024 * 1024
+
+
+class Stored(NamedTuple):
+    """A message as it lies in a stream; ``headers`` are the publisher's and the server's."""
+
+    subject: str
+    sequence: int
+    headers: bytes
+    payload: bytes
+
+
+class _ApiError(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Acknowledgement(msgspec.Struct):
+    seq: int = 0
+    error: _ApiError | None = None
+
+
+_acknowledgement = msgspec.json.Decoder(_Acknowledgement)
+
+
+async def publish(
+    bus: Bus, subject: str, payload: bytes, *, headers: bytes | None = None, timeout_s: float = 5.0
+) -> int:
+    """Store a message; returns its sequence. Raises `JetStreamError`, `NoResponders` when no stream takes it."""
+    return acknowledged((await bus.request(subject, payload, headers=headers, timeout_s=timeout_s)).payload)
+
+
+def acknowledged(answer: bytes) -> int:
+    """The sequence in a stream's acknowledgement. Raises `JetStreamError`."""
+    try:
+        acknowledgement = _acknowledgement.decode(answer)
+    except msgspec.MsgspecError as error:
+        raise JetStreamError(f"no acknowledgement: {answer[:200]!r}") from error
+    if acknowledgement.error is not None:
+        raise JetStreamError(acknowledgement.error.description, acknowledgement.error.err_code)
+    return acknowledgement.seq
+
+
+async def api(bus: Bus, subject: str, request: object = None, *, timeout_s: float = 5.0) -> dict[str, Any]:
+    """A request to the admin API, such as `subjects.stream_info`. Raises `JetStreamError`."""
+    body = b"" if request is None else json.dumps(request).encode()
+    answer: dict[str, Any] = json.loads((await bus.request(subject, body, timeout_s=timeout_s)).payload)
+    if "error" in answer:
+        raise JetStreamError(answer["error"].get("description", ""), answer["error"].get("err_code", 0))
+    return answer
+
+
+async def last(bus: Bus, stream: str, subject: str, *, timeout_s: float = 5.0) -> Stored | None:
+    """The newest message of one subject. Raises `NoResponders` when there is no such stream."""
+    reply = await bus.request(subjects.direct_get_last(stream, subject), timeout_s=timeout_s)
+    status = headers.status(reply.headers)
+    if status == "404":
+        return None
+    if status is not None or reply.headers is None:
+        raise JetStreamError(f"direct get of {subject}: {(reply.headers or b'')[9:100]!r}")
+    return _stored(reply.headers, reply.payload)
+
+
+async def every(
+    bus: Bus, stream: str, filter_subject: str, on_message: Callable[[Stored], None], *, timeout_s: float = 10.0
+) -> None:
+    """Hand over the newest messages below a subject, in the order of their sequences, page by page.
+
+    No consumer is made. ``timeout_s`` is for each page. Raises `NoResponders` when there is no such stream,
+    `JetStreamError`, `RequestTimeout`.
+    """
+    reader = _Pages(bus, stream, filter_subject, on_message)
+    subscription = await bus.subscribe(reader.inbox, reader.received)
+    try:
+        while await reader.page(timeout_s):
+            pass
+    finally:
+        await subscription.unsubscribe()
+
+
+class _Pages:
+    def __init__(self, bus: Bus, stream: str, filter_subject: str, on_message: Callable[[Stored], None]) -> None:
+        self.inbox = bus.new_inbox()
+        self._bus = bus
+        self._stream = stream
+        self._filter = filter_subject
+        self._on_message = on_message
+        self._next = 1
+        self._pending = 0
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def page(self, timeout_s: float) -> bool:
+        """Whether there is another page."""
+        self._ended = asyncio.get_running_loop().create_future()
+        self._pending = 0
+        request = {
+            "seq": self._next,
+            "next_by_subj": self._filter,
+            "batch": _PAGE_MESSAGES,
+            "max_bytes": _PAGE_BYTES,
+        }
+        self._bus.publish(subjects.direct_get(self._stream), json.dumps(request).encode(), reply=self.inbox)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended
+        except TimeoutError as error:
+            raise RequestTimeout(f"{self._stream}: no page in {timeout_s} s") from error
+        return self._pending > 0
+
+    def received(self, _subject: bytes, _reply: bytes, raw: bytes | None, payload: bytes) -> None:
+        if self._ended.done():
+            return
+        status = headers.status(raw)
+        try:
+            if status is None and raw is not None:
+                message = _stored(raw, payload)
+                self._next = message.sequence + 1
+                self._pending = int(headers.find(raw, b"Nats-Num-Pending") or 0)
+                self._on_message(message)
+            elif status in ("204", "404"):  # end of the page; nothing (more) of that kind
+                self._ended.set_result(None)
+            elif status == "503":
+                raise NoResponders(f"there is no stream {self._stream}")
+            else:
+                raise JetStreamError(f"direct get from {self._stream}: {(raw or b'')[9:100]!r}")
+        except Exception as error:  # noqa: BLE001 - whoever waits for the page gets it
+            self._ended.set_exception(error)
+
+
+def _stored(raw: bytes, payload: bytes) -> Stored:
+    subject, sequence = headers.find(raw, b"Nats-Subject"), headers.find(raw, b"Nats-Sequence")
+    if subject is None or sequence is None:
+        raise JetStreamError(f"not a stored message: {raw[:200]!r}")
+    return Stored(subject.decode(), int(sequence), raw, payload)
