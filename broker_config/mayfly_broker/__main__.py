@@ -1,12 +1,47 @@
-"""``python -m mayfly_broker files [DIR]`` writes the plain configuration, ``bootstrap`` makes streams and buckets."""
+"""``python -m mayfly_broker config|roles`` prints the plain configuration; ``bootstrap`` makes streams and buckets.
+
+``bootstrap`` reads MAYFLY_NATS_URL, MAYFLY_NATS_USER (operator) and MAYFLY_NATS_PASSWORD_FILE.
+"""
 
 import argparse
 import asyncio
 import sys
-from pathlib import Path
 
 from mayfly_broker import config
 from mayfly_broker.bootstrap import BootstrapError, bootstrap
 from mayfly_broker.roles import OPERATOR
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.config import ServiceConfig, load
+from mayfly_chassis.errors import BusError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m mayfly_broker", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=("config", "roles", "bootstrap"), default="config")
+    command = parser.parse_args().command
+    if command == "bootstrap":
+        try:
+            asyncio.run(_bootstrap(load(ServiceConfig, "broker")))
+        except (BusError, BootstrapError) as error:
+            sys.exit(f"mayfly_broker: {error}")
+    else:
+        sys.stdout.write(config.plain() if command == "config" else config.plain_roles())
+
+
+async def _bootstrap(settings: ServiceConfig) -> None:
+    secret = settings.nats_password_file
+    bus = await Bus.connect(
+        settings.nats_url,
+        name="bootstrap",
+        role=OPERATOR,
+        user=settings.nats_user or OPERATOR,
+        password=secret.read_text().strip() if secret else None,
+    )
+    try:
+        await bootstrap(bus)
+    finally:
+        await bus.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -70,13 +70,7 @@ def _discard(*buckets: str) -> tuple[str, ...]:
 
 
 _PEOPLE = (f"{subjects.CLIENT_INBOX}.>", _inbox(OPERATOR))  # who asks $SRV.> and, by `nats req`, anything else
-
-# Whoever may call a function, and the services that routers and workers answer themselves.
-_CALLERS = (
-    *_PEOPLE,
-    *map(_inbox, (CLIENT, GATEWAY, REGISTRY, ROUTER, ACTIVATOR, WORKER, SCALER)),
-    subjects.SERVICE_IMPORT_REPLIES,
-)
+_CALLERS = (*_PEOPLE, _inbox(CLIENT), _inbox(GATEWAY), subjects.SERVICE_IMPORT_REPLIES)  # of functions
 
 ROLES: Mapping[str, Permissions] = MappingProxyType(
     {
@@ -139,6 +133,8 @@ ROLES: Mapping[str, Permissions] = MappingProxyType(
                 *_write(storage.ROUTERS),
                 *_read(storage.FUNCTIONS, storage.VERSIONS, storage.ROUTES, storage.NODES, storage.ROUTERS),
                 *_CALLERS,
+                _inbox(REGISTRY),  # its probe
+                _inbox(ROUTER),
             ),
             subscribe=(
                 _inbox(ROUTER),
@@ -177,6 +173,7 @@ ROLES: Mapping[str, Permissions] = MappingProxyType(
                 *_read(storage.VERSIONS, storage.ROUTES, storage.NODES),
                 *_get(subjects.object_stream(storage.CODE)),
                 *_CALLERS,
+                *map(_inbox, (ROUTER, ACTIVATOR, SCALER)),
             ),
             subscribe=(
                 _inbox(WORKER),
