@@ -67,6 +67,7 @@ class FunctionRecord(_Record, frozen=True):
     name: str
     current: int
     versions: list[int]  # those that can be called, newest last: at most ten, and the current one
+    older: list[int] = []  # those that can only be rolled back to, newest last
 
 
 class Route(_Record, frozen=True):
