@@ -206,6 +206,8 @@ class Bus:
         timer = self._loop.call_later(timeout_s, _expire, future, subject, timeout_s)
         try:
             return await future
+        except NoResponders:
+            raise NoResponders(f"{_text(subject)}: nobody listens") from None
         finally:
             timer.cancel()
             future.cancel()
@@ -393,7 +395,7 @@ class Bus:
 
 def _encoded(subject: str | bytes) -> bytes:
     """Refuses what would end the command early and smuggle in another."""
-    text = subject if isinstance(subject, str) else subject.decode()
+    text = _text(subject)
     if not text or " " in text or not text.isprintable():
         raise ValueError(f"not a subject: {text!r}")
     return text.encode()
@@ -401,5 +403,8 @@ def _encoded(subject: str | bytes) -> bytes:
 
 def _expire(future: asyncio.Future[Reply], subject: str | bytes, timeout_s: float) -> None:
     if not future.done():
-        text = subject if isinstance(subject, str) else subject.decode()
-        future.set_exception(RequestTimeout(f"{text}: no reply in {timeout_s} s"))
+        future.set_exception(RequestTimeout(f"{_text(subject)}: no reply in {timeout_s} s"))
+
+
+def _text(subject: str | bytes) -> str:
+    return subject if isinstance(subject, str) else subject.decode("utf-8", "replace")
