@@ -1,0 +1,1 @@
+"""`mayfly up`: a whole platform on this machine, as supervised child processes."""

@@ -1,0 +1,161 @@
+"""The life of `mayfly up` on one page.
+
+lock the data directory → nats-server → streams and buckets → all services at once → ready → wait for a signal
+→ stop in order: gateway, router, workers, activator and registry, nats-server
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Protocol
+
+from mayfly import platform_file
+from mayfly.launcher import nats_context, plan, ports, readiness
+from mayfly.launcher.directory import TOKEN, DataDirectory
+from mayfly.launcher.run import NatsRun, Run, ServiceRun
+from mayfly.launcher.supervisor import Service, Supervisor
+from mayfly.platform_file import Platform
+from mayfly_broker.bootstrap import bootstrap
+from mayfly_broker.roles import OPERATOR, ROLES
+from mayfly_broker.server import EmbeddedServer
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.kv import Bucket
+from mayfly_proto import records, storage
+
+START_TIMEOUT_S = 60.0
+
+
+class Terminal(Protocol):
+    """Whom `up` talks to."""
+
+    def say(self, line: str) -> None:
+        """What the user asked to know."""
+
+    def complain(self, line: str) -> None:
+        """What goes wrong."""
+
+    def log(self, service: str, chunk: bytes) -> None:
+        """What a service writes."""
+
+
+async def up(options: plan.Options, terminal: Terminal) -> None:
+    """Returns after SIGINT or SIGTERM. Raises `InUse`, `PortTaken`, `StartFailed` or `BootstrapError`."""
+    directory = DataDirectory(options.data)
+    with directory.locked():
+        options = replace(
+            options,
+            port=ports.choose(options.host, options.port, "--port"),
+            nats_port=ports.choose("127.0.0.1", options.nats_port, "--nats-port"),
+        )
+        await _Life(options, directory, terminal).live()
+
+
+class _Life:
+    def __init__(self, options: plan.Options, directory: DataDirectory, terminal: Terminal) -> None:
+        self._options = options
+        self._directory = directory
+        self._terminal = terminal
+        self._supervisor = Supervisor(self._publish, terminal.complain)
+        self._announced = (directory.path / platform_file.NAME).exists()  # it has been ready at least once
+        self._server = EmbeddedServer(
+            directory.nats,
+            port=options.nats_port,
+            passwords={role: directory.secret(role) for role in ROLES},
+            anonymous=not options.secure,
+        )
+        self._platform = Platform(
+            nats=self._server.url,
+            http=f"http://{options.host}:{options.port}",
+            user=OPERATOR,
+            password=directory.secret(OPERATOR),
+            token=directory.secret(TOKEN),
+        )
+
+    async def live(self) -> None:
+        with self._signals(), readiness.listening(self._supervisor.on_ready) as notify:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    await self._start(tasks, notify)
+            except asyncio.CancelledError:
+                self._terminal.say("stopping")
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from None
+            finally:
+                await self._supervisor.stop(plan.STOP_ORDER)
+                self._publish()
+
+    async def _start(self, tasks: asyncio.TaskGroup, notify: str) -> None:
+        started = asyncio.get_running_loop().time()
+        nats = Service(plan.NATS, plan.NATS, self._server.log_file, lambda: NatsRun(self._server))
+        self._supervisor.add(nats, tasks)
+        await nats.ready.wait()
+        bus = await Bus.connect(
+            self._server.url, name="up", role=OPERATOR, user=OPERATOR, password=self._platform.password
+        )
+        try:
+            await bootstrap(bus)
+            memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+            for spec in plan.services(
+                self._options, self._directory, nats_url=self._server.url, machine_memory_mb=memory_mb
+            ):
+                self._supervisor.add(self._service(spec, notify), tasks)
+            await self._supervisor.wait_ready(START_TIMEOUT_S)
+            self._greet(await _isolation(bus), asyncio.get_running_loop().time() - started)
+        finally:
+            await bus.close()
+
+    def _service(self, spec: plan.Spec, notify: str) -> Service:
+        log = self._directory.log(spec.name)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
+        environment = {**inherited, **spec.settings, "NOTIFY_SOCKET": notify}
+        show = (lambda chunk: self._terminal.log(spec.name, chunk)) if self._options.verbose else None
+
+        def start() -> Run:
+            return ServiceRun(spec.module, environment, log, show)
+
+        return Service(spec.service, spec.name, log, start)
+
+    def _greet(self, isolation: list[str], seconds: float) -> None:
+        platform, say = self._platform, self._terminal.say
+        first, self._announced = not self._announced, True
+        self._publish()
+        context = nats_context.write(self._directory.path, platform, os.environ)
+        say(f"data       {self._directory.path}")
+        say(f"http       {platform.http}   (API: {platform.http}/docs)")
+        say(f"nats       {platform.nats}   (operator: nats --context {context})")
+        if first:
+            say(f"token      {platform.token}   (said once; platform.json keeps it)")
+        for line in isolation:
+            say(f"isolation  {line}")
+        say(f"ready      in {seconds:.1f} s; Ctrl-C stops it")
+
+    def _publish(self) -> None:
+        """A platform that has never been ready has no platform.json."""
+        if self._announced:
+            services = self._supervisor.processes()
+            platform_file.write(self._directory.path, replace(self._platform, services=services))
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first signal stops everything in order, each further one stops it now."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        on_signal: Iterator[Callable[[], object]] = iter([task.cancel])
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, lambda: next(on_signal, self._supervisor.kill)())
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+async def _isolation(bus: Bus) -> list[str]:
+    """What each node says that it gives."""
+    entries = await Bucket(bus, storage.NODES).load()
+    leases = [records.decode(entry.value, records.NodeLease) for entry in entries.values()]
+    return [f"{lease.node}: {', '.join(lease.isolation) or 'none'}" for lease in leases]
