@@ -1,6 +1,8 @@
 """What every test may ask for: a NATS server of its own, connections to it, and a way to wait."""
 
 import asyncio
+import os
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -54,6 +56,30 @@ def eventually() -> Eventually:
                 await asyncio.sleep(0.005)
 
     return eventually
+
+
+@pytest.fixture(scope="session")
+def nats_cli() -> str:
+    """Path of the real ``nats`` command; skips where it is not installed."""
+    places = (os.environ.get("PATH"), os.environ.get("GOBIN"), str(Path.home() / "go" / "bin"))
+    found = shutil.which("nats", path=os.pathsep.join(place for place in places if place))
+    if found is None:
+        pytest.skip("nats CLI is not installed: go install github.com/nats-io/natscli/nats@latest")
+    return found
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where MAYFLY_EXPECTED_SKIPS is set (phrases, separated by commas), a skip for another reason fails the run."""
+    expected = os.environ.get("MAYFLY_EXPECTED_SKIPS")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if expected is None or reporter is None:
+        return
+    phrases = [phrase.strip() for phrase in expected.split(",") if phrase.strip()]
+    for report in reporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(phrase in reason for phrase in phrases):
+            reporter.write_line(f"unexpected skip: {report.nodeid}: {reason}", red=True)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 async def _connect(server: EmbeddedServer, role: str) -> Bus:
