@@ -59,35 +59,39 @@ class Parser:
                 return
             kind = data[start]
             if kind == _MSG:
-                # MSG subject sid [reply] size
-                fields = data[start + 4 : end].split()
-                body = payload = end + 2
+                fields = data[start + 4 : end].split(b" ")
+                reply = headers_size = b""
+                if len(fields) == 4:
+                    subject, sid, reply, total = fields
+                else:
+                    subject, sid, total = fields
             elif kind == _HMSG:
-                # HMSG subject sid [reply] header-size size
-                fields = data[start + 5 : end].split()
-                body = end + 2
-                payload = body + int(fields[-2])
+                fields = data[start + 5 : end].split(b" ")
+                reply = b""
+                if len(fields) == 5:
+                    subject, sid, reply, headers_size, total = fields
+                else:
+                    subject, sid, headers_size, total = fields
             else:
                 self._other(data[start : end + 2])
                 start = end + 2
                 continue
-            stop = end + 2 + int(fields[-1])
+            body = end + 2
+            stop = body + int(total)
             if stop + 2 > size:
                 self._keep(data[start:], stop + 2 - size)
                 return
-            callback = callbacks.get(fields[1])
-            if callback is None:
-                self._other(data[start : stop + 2])
-            else:
-                try:
-                    if payload == body:
-                        callback(fields[0], fields[2] if len(fields) == 4 else b"", None, data[body:stop])
-                    else:
-                        callback(
-                            fields[0], fields[2] if len(fields) == 5 else b"", data[body:payload], data[payload:stop]
-                        )
-                except Exception as error:  # noqa: BLE001 - whatever it was, the next message is not to blame
-                    self._failed(fields[0], error)
+            callback = callbacks.get(sid)
+            try:
+                if callback is None:
+                    self._other(data[start : stop + 2])
+                elif headers_size:
+                    payload = body + int(headers_size)
+                    callback(subject, reply, data[body:payload], data[payload:stop])
+                else:
+                    callback(subject, reply, None, data[body:stop])
+            except Exception as error:  # noqa: BLE001 - whatever it was, the next message is not to blame
+                self._failed(subject, error)
             start = stop + 2
 
     def _keep(self, rest: bytes, missing: int) -> None:
