@@ -1,10 +1,39 @@
-"""One instance process as the worker sees it: its socket, its output, its end."""
+"""One instance process as the worker sees it: its socket, its output, its end.
 
+What comes over the socket was written by a process that runs user code: a frame that breaks the contract ends that process.
+
+An end is learnt twice: the pidfd says that the process is gone, its parent's message (through the zygote) says how it went and what it used.
+Both are waited for, the message only for a moment; then what is left in socket and pipes is read, and `Listener.on_exit` is the last
+thing that happens.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import msgspec
+
+from mayfly_proto import codec
 from mayfly_proto.records import VersionSpec
+from mayfly_worker.sandbox_groups import Group
+
+_EVENT, _READY, _INIT_ERROR, _RESULT, _ERROR, _LOG = 1, 2, 3, 4, 5, 6
+_STREAMS = {1: "stdout", 2: "stderr"}
+
+_READ = 1 << 18
+_LONGEST_FRAME = 1 << 28
+_LONGEST_LINE = 32768
+_TAIL = 4096
+_POLITE_S = 2.0
+_STATUS_S = 0.25
+_HEADER_LINES = re.compile(rb"(?:(?!(?i:nats-))[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\r\n\0]*\r\n)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +67,52 @@ class Listener(Protocol):
         """Exactly once, after everything else."""
 
 
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The kernel's word on an ended process: `code` is negative for a signal."""
+
+    code: int
+    cpu_ms: float
+    max_rss_kb: int
+
+
+class _Broken(Exception):
+    """A frame that is not in the contract."""
+
+
 class Process:
     """Guard of one instance process. Every method may be called at any time, also after its end."""
 
-    def __init__(self, launch: Launch, listener: Listener) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        listener: Listener,
+        loop: asyncio.AbstractEventLoop,
+        on_end: Callable[["Process"], None],
+    ) -> None:
         self.launch = launch
         self.pid = 0  # in the worker's own pid namespace; 0 until the fork is reported
+        self.group: Group | None = None
+        self.ended = False
         self._listener = listener
+        self._loop = loop
+        self._on_end = on_end
+        self._began = loop.time()
+        self._pidfd = -1
+        self._socket: socket.socket | None = None
+        self._received = b""
+        self._unsent = bytearray()
+        self._pipes: dict[int, _Lines] = {}
+        self._killed = False
+        self._over_limit = False
+        self._tail = b""
+        self._timers: list[asyncio.TimerHandle] = []
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else "killed" if self._killed else "alive"
+        return f"<Process {self.launch.instance} pid={self.pid} {state}>"
+
+    # -- what the worker does with it
 
     def send(
         self,
@@ -56,15 +124,277 @@ class Process:
         headers: bytes | None,
         payload: bytes,
     ) -> None:
-        raise NotImplementedError
+        if self._socket is None:
+            return  # its end is told by on_exit
+        frame = codec.pack_instance(_EVENT, (call, invocation, budget_ms, cold, attempt, headers), payload)
+        if self._unsent:
+            self._unsent += frame
+            return
+        try:
+            sent = self._socket.send(frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return
+        if sent < len(frame):
+            self._unsent += memoryview(frame)[sent:]
+            self._loop.add_writer(self._socket, self._send_rest)
 
     def stop(self) -> None:
         """Politely: close the socket; the process ends by itself, and is killed after 2 s if it does not."""
-        raise NotImplementedError
+        if self._socket is not None:
+            self._loop.remove_writer(self._socket)
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+            self._timers.append(self._loop.call_later(_POLITE_S, self.kill))
 
     def kill(self) -> None:
         """Now, with everything it started."""
-        raise NotImplementedError
+        self._killed = True
+        if self.ended or self._pidfd < 0:
+            return  # `forked` does it
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        if self.group is not None:
+            self.group.kill()
 
     def resident_mb(self) -> float:
-        raise NotImplementedError
+        """Of its whole group, without what it shares with its siblings; of the process alone where there are no groups."""
+        if self.ended or not self.pid:
+            return 0.0
+        if self.group is not None:
+            return self.group.resident_mb()
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()
+        except OSError:
+            return 0.0
+        return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    # -- what the runtime tells it
+
+    def connect(self, sock: socket.socket, stdout: int, stderr: int) -> None:
+        """The worker's ends of what the process was given."""
+        self._socket = sock
+        sock.setblocking(False)
+        self._loop.add_reader(sock, self._on_socket)
+        for fd, stream in ((stdout, "stdout"), (stderr, "stderr")):
+            os.set_blocking(fd, False)
+            self._pipes[fd] = _Lines(stream)
+            self._loop.add_reader(fd, self._on_pipe, fd)
+
+    def forked(self, pidfd: int) -> None:
+        if self.ended:
+            os.close(pidfd)
+            return
+        self._pidfd = pidfd
+        self.pid = _pid_of(pidfd)
+        self._loop.add_reader(pidfd, self._on_gone)
+        if self._killed:
+            self.kill()
+
+    def fail(self, message: str) -> None:
+        """It could not even be forked."""
+        self._listener.on_init_error(message, "")
+        self.finish(None)
+
+    def end_over_limit(self) -> None:
+        """Found above its memory limit where no control group enforces it."""
+        self._over_limit = True
+        self.kill()
+
+    def finish(self, status: Status | None) -> None:
+        """The process is gone: reads what it left, and says so. Idempotent."""
+        if self.ended:
+            return
+        if self.group is not None:
+            self.group.kill()  # what it started may live, and hold the pipes
+        self._drain()
+        self.ended = True
+        self._close()
+        out_of_memory = self._over_limit or (
+            self.group is not None
+            and status is not None
+            and status.code == -signal.SIGKILL
+            and self.group.ran_out_of_memory()
+        )
+        code = None if status is None else status.code
+        self._on_end(self)
+        self._listener.on_exit(
+            Exit(
+                code=code if code is not None and code >= 0 else None,
+                signal=-code if code is not None and code < 0 else None,
+                out_of_memory=out_of_memory,
+                stderr_tail=self._tail.decode("utf-8", "replace"),
+                cpu_ms=0.0 if status is None else status.cpu_ms,
+                max_rss_kb=0 if status is None else status.max_rss_kb,
+            )
+        )
+
+    # -- edges
+
+    def _on_gone(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._timers.append(self._loop.call_later(_STATUS_S, self.finish, None))
+
+    def _send_rest(self) -> None:
+        sock = self._socket
+        if sock is None:
+            return
+        try:
+            del self._unsent[: sock.send(self._unsent)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent.clear()
+        if not self._unsent:
+            self._loop.remove_writer(sock)
+
+    def _on_socket(self) -> bool:
+        """True when there may be more."""
+        if self._socket is None:
+            return False
+        try:
+            data = self._socket.recv(_READ)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._socket)
+            return False
+        try:
+            self._take(self._received + data if self._received else data)
+        except (_Broken, msgspec.MsgspecError, ValueError) as error:
+            self._refuse(error)
+            return False
+        return True
+
+    def _refuse(self, error: Exception) -> None:
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        self._keep_tail(f"instance broke the runtime's contract: {error}\n".encode())
+        self.kill()
+
+    def _take(self, data: bytes) -> None:
+        start, end = 0, len(data)
+        while end - start >= codec.INSTANCE_HEAD.size:
+            kind, meta, payload = codec.INSTANCE_HEAD.unpack_from(data, start)
+            if meta + payload > _LONGEST_FRAME:
+                raise _Broken(f"frame of {meta + payload} bytes")
+            middle = start + codec.INSTANCE_HEAD.size + meta
+            stop = middle + payload
+            if stop > end:
+                break
+            raw = data[start + codec.INSTANCE_HEAD.size : middle]
+            self._dispatch(kind, raw, data[middle:stop])
+            start = stop
+        self._received = data[start:]
+
+    def _dispatch(self, kind: int, raw: bytes, payload: bytes) -> None:
+        if kind == _RESULT:
+            call, content_type, extra = _result(raw)
+            if extra is not None and not _HEADER_LINES.fullmatch(extra):
+                raise _Broken("malformed header lines")
+            self._listener.on_result(call, content_type, extra, payload)
+        elif kind == _LOG:
+            stream, invocation = _log(raw)
+            if stream == 2:
+                self._keep_tail(payload)
+            self._listener.on_log(_STREAMS.get(stream, "stdout"), invocation, payload)
+        elif kind == _ERROR:
+            self._listener.on_error(*_error(raw))
+        elif kind == _READY:
+            phases = _ready(raw)
+            self._listener.on_ready(phases | {"total": round((self._loop.time() - self._began) * 1000, 3)})
+        elif kind == _INIT_ERROR:
+            self._listener.on_init_error(*_init_error(raw))
+        else:
+            raise _Broken(f"frame of kind {kind}")
+
+    def _on_pipe(self, fd: int) -> bool:
+        """True when there may be more."""
+        try:
+            data = os.read(fd, _READ)
+        except BlockingIOError:
+            return False
+        lines = self._pipes[fd]
+        whole = lines.feed(data) if data else lines.rest()
+        if lines.stream == "stderr":
+            self._keep_tail(data)
+        if whole:
+            self._listener.on_log(lines.stream, "", whole)
+        if not data:
+            self._loop.remove_reader(fd)
+        return bool(data)
+
+    def _keep_tail(self, data: bytes) -> None:
+        self._tail = (self._tail + data)[-_TAIL:]
+
+    def _drain(self) -> None:
+        """A process that is gone has written all it will; one that it left behind may go on, so there is a bound."""
+        for _ in range(1024):
+            if not self._on_socket():
+                break
+        for fd, lines in self._pipes.items():
+            for _ in range(64):
+                if not self._on_pipe(fd):
+                    break
+            if rest := lines.rest():
+                self._listener.on_log(lines.stream, "", rest)
+
+    def _close(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+            self._socket = None
+        for fd in (*self._pipes, self._pidfd):
+            if fd >= 0:
+                self._loop.remove_reader(fd)
+                os.close(fd)
+        self._pipes.clear()
+        self._pidfd = -1
+
+
+class _Lines:
+    """Cuts a stream of bytes into whole lines, of which none is longer than the bound."""
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        self._partial = b""
+
+    def feed(self, data: bytes) -> bytes:
+        data = self._partial + data
+        end = data.rfind(b"\n") + 1
+        self._partial = data[end:]
+        whole = data[:end]
+        if len(self._partial) > _LONGEST_LINE:
+            whole += self.rest()
+        return whole
+
+    def rest(self) -> bytes:
+        rest, self._partial = self._partial, b""
+        return rest + b"\n" if rest else b""
+
+
+def _pid_of(pidfd: int) -> int:
+    """In this process's pid namespace; 0 if it is gone."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        if line.startswith("Pid:"):
+            return max(0, int(line.split()[1]))
+    return 0
+
+
+def _decoder(kind: Any) -> Callable[[bytes], Any]:
+    return msgspec.msgpack.Decoder(kind).decode
+
+
+_result = _decoder(tuple[int, int, bytes | None])
+_error = _decoder(tuple[int, str, str, str])
+_init_error = _decoder(tuple[str, str])
+_ready = _decoder(dict[str, float])
+_log = _decoder(tuple[int, str])

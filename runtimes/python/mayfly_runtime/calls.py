@@ -1,0 +1,156 @@
+"""One call: event in, handler, result or error out; and the two loops that feed it.
+
+A plain function is called from a blocking loop, the cheapest way there is: one read and one write per call. With a concurrency
+above 1, that many threads share the loop, each reading an event when it is free. A coroutine function runs in an asyncio loop, as many
+calls at once as the worker sends.
+"""
+
+import asyncio
+import inspect
+import socket
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from mayfly_runtime import event, output, wire
+from mayfly_runtime.context import Context, Function
+
+Handler = Callable[[Any, Context], Any]
+
+_OURS = __file__.rpartition("/")[0]
+_TRACEBACK_BYTES = 16384
+
+
+class Calls:
+    def __init__(
+        self, channel: wire.Channel, streams: output.Output, function: Function, handler: Handler, concurrency: int
+    ) -> None:
+        self._channel = channel
+        self._output = streams
+        self._function = function
+        self._handler = handler
+        self._concurrency = concurrency
+
+    def serve(self) -> None:
+        """Returns when the worker has closed the socket."""
+        handler = self._handler
+        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
+            asyncio.run(self._serve_coroutines())
+        elif self._concurrency == 1:
+            self._serve_one_by_one()
+        else:
+            self._serve_threads()
+
+    def _serve_one_by_one(self) -> None:
+        receive = self._channel.receive
+        while (frame := receive()) is not None:
+            meta, payload = frame
+            self._output.begin(meta[1])
+            self._call(meta, payload)
+
+    def _serve_threads(self) -> None:
+        reading = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with reading:
+                    frame = self._channel.receive()
+                if frame is None:
+                    return
+                self._call(*frame)
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(self._concurrency)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    async def _serve_coroutines(self) -> None:
+        loop = asyncio.get_running_loop()
+        closed = loop.create_future()
+        running: set[asyncio.Task[None]] = set()
+        sock = socket.socket(fileno=self._channel.fd)
+
+        def on_readable() -> None:
+            data = sock.recv(1 << 18, socket.MSG_DONTWAIT)
+            if not data:
+                loop.remove_reader(sock)
+                closed.set_result(None)
+                return
+            for meta, payload in self._channel.feed(data):
+                if self._concurrency == 1:
+                    self._output.begin(meta[1])
+                task = loop.create_task(self._call_coroutine(meta, payload))
+                running.add(task)
+                task.add_done_callback(running.discard)
+
+        loop.add_reader(sock, on_readable)
+        try:
+            await closed
+        finally:
+            sock.detach()
+
+    def _call(self, meta: Any, payload: bytes) -> None:
+        number, name, budget_ms, cold, attempt, headers = meta
+        output.invocation.set(name)
+        try:
+            context = Context(self._function, name, budget_ms, cold, attempt, headers)
+            result = self._handler(event.decode(self._function, headers, payload), context)
+            answer = event.encode(result, context, headers)
+        except BaseException as error:  # noqa: BLE001  whatever user code raises, SystemExit too, is its answer
+            self._fail(number, error)
+        else:
+            self._answer(number, answer)
+
+    async def _call_coroutine(self, meta: Any, payload: bytes) -> None:
+        number, name, budget_ms, cold, attempt, headers = meta
+        output.invocation.set(name)
+        try:
+            context = Context(self._function, name, budget_ms, cold, attempt, headers)
+            result = await self._handler(event.decode(self._function, headers, payload), context)
+            answer = event.encode(result, context, headers)
+        except BaseException as error:  # noqa: BLE001  as above
+            self._fail(number, error)
+        else:
+            self._answer(number, answer)
+
+    def _answer(self, number: int, answer: tuple[int, bytes | None, bytes]) -> None:
+        content_type, extra, payload = answer
+        self._output.flush()
+        self._channel.send(wire.RESULT, (number, content_type, extra), payload)
+
+    def _fail(self, number: int, error: BaseException) -> None:
+        self._output.flush()
+        kind, message, trace = describe(error)
+        self._channel.send(wire.ERROR, (number, kind, message, trace))
+
+
+def describe(error: BaseException) -> tuple[str, str, str]:
+    """The error's kind, sentence and traceback, as the caller gets them."""
+    if isinstance(error, event.BadRequest):
+        return "bad_request", str(error), ""
+    if isinstance(error, event.BadResult):
+        return "bad_result", str(error), ""
+    if isinstance(error, MemoryError):
+        return "out_of_memory", "MemoryError: the instance's memory limit is reached", ""
+    return "function_error", _sentence(error), format_traceback(error)
+
+
+def _sentence(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception_only(error)).strip()[:2000]
+    except Exception:  # noqa: BLE001  a __str__ that raises is user code too
+        return type(error).__name__
+
+
+def format_traceback(error: BaseException) -> str:
+    """From the first frame that is the user's."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith((_OURS, "<frozen importlib")):
+        frames = frames.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    except Exception:  # noqa: BLE001  as above
+        text = type(error).__name__
+    return text[-_TRACEBACK_BYTES:]

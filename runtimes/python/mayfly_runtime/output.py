@@ -1,0 +1,96 @@
+"""``sys.stdout`` and ``sys.stderr`` of user code: whole lines, each with the invocation that wrote it.
+
+File descriptors 1 and 2 stay what they were, pipes to the worker, for C code, subprocesses and the fault handler; only
+what Python prints takes the way over the socket, where it can say which call it belongs to.
+"""
+
+import io
+import os
+import sys
+from contextvars import ContextVar
+from threading import RLock
+
+from mayfly_runtime import wire
+
+invocation: ContextVar[str] = ContextVar("invocation", default="")
+
+_LONGEST = 32768  # a line beyond it is cut
+
+
+class LineWriter(io.BufferedIOBase):
+    """The binary layer. Threads that user code starts have no context of their own: theirs is `alone`'s call."""
+
+    def __init__(self, channel: wire.Channel, stream: int) -> None:
+        self._channel: wire.Channel | None = channel
+        self._stream = stream
+        self._partial = b""
+        self._writing = RLock()
+        self.alone = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # any buffer, as BufferedIOBase has it
+        data = bytes(data)
+        with self._writing:
+            end = data.rfind(b"\n") + 1
+            if end:
+                self._send(self._partial + data[:end])
+                self._partial = data[end:]
+            else:
+                self._partial += data
+            if len(self._partial) > _LONGEST:
+                self.end_line()
+        return len(data)
+
+    def end_line(self) -> None:
+        """Sends what has no line end yet: the call that wrote it is over."""
+        with self._writing:
+            if self._partial:
+                partial, self._partial = self._partial, b""
+                self._send(partial + b"\n")
+
+    def detach_channel(self) -> None:
+        """In a process that user code forked: the socket is not its own, the pipe is."""
+        self._channel = None
+        self._writing = RLock()  # another thread of the parent may have held it
+
+    def _send(self, lines: bytes) -> None:
+        if self._channel is None:
+            os.write(self._stream, lines)
+            return
+        meta = [self._stream, invocation.get() or self.alone]
+        for start in range(0, len(lines), _LONGEST):
+            part = lines[start : start + _LONGEST]
+            self._channel.send(wire.LOG, meta, part if part.endswith(b"\n") else part + b"\n")
+
+
+class Output:
+    """Both streams of one instance."""
+
+    def __init__(self, channel: wire.Channel) -> None:
+        self._channel = channel
+        self._raw = [LineWriter(channel, wire.STDOUT), LineWriter(channel, wire.STDERR)]
+        self._text = [
+            io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True) for raw in self._raw
+        ]
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = self._text
+        os.register_at_fork(after_in_child=self._forked)
+
+    def begin(self, name: str) -> None:
+        """For an instance that serves one call at a time."""
+        for raw in self._raw:
+            raw.alone = name
+
+    def flush(self) -> None:
+        for text, raw in zip(self._text, self._raw, strict=True):
+            text.flush()
+            raw.end_line()
+
+    def _forked(self) -> None:
+        for raw in self._raw:
+            raw.detach_channel()
+        self._channel.close()

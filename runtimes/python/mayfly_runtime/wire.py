@@ -1,0 +1,112 @@
+"""Frames between worker and instance, as ``runtimes/CONTRACT.md`` lays them down.
+
+frame = u8 kind | u32 length of the metadata | u32 length of the payload | metadata (msgpack) | payload
+"""
+
+import os
+import struct
+import threading
+from typing import Any, cast
+
+import msgpack
+
+EVENT = 1
+READY = 2
+INIT_ERROR = 3
+RESULT = 4
+ERROR = 5
+LOG = 6
+
+JSON = 0
+TEXT = 1
+BYTES = 2
+
+STDOUT = 1
+STDERR = 2
+
+_HEAD = struct.Struct("<BII")
+_READ = 65536
+
+_packb = msgpack.packb
+unpack = msgpack.unpackb
+
+
+def pack(kind: int, meta: object, payload: bytes = b"") -> bytes:
+    raw = _packb(meta)
+    return _HEAD.pack(kind, len(raw), len(payload)) + raw + payload
+
+
+class Channel:
+    """The instance's end of the socket; any thread may send, one at a time may receive."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._sending = threading.Lock()
+        self._pending = b""
+
+    def send(self, kind: int, meta: object, payload: bytes = b"") -> None:
+        frame = pack(kind, meta, payload)
+        with self._sending:
+            sent = os.write(self.fd, frame)
+            if sent < len(frame):
+                self._send_rest(memoryview(frame)[sent:])
+
+    def _send_rest(self, rest: memoryview) -> None:
+        while rest:
+            rest = rest[os.write(self.fd, rest) :]
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self.fd = -1
+
+    def receive(self) -> tuple[Any, bytes] | None:
+        """Metadata and payload of the next event; None when the worker has closed its end. Blocks."""
+        data = self._pending or os.read(self.fd, _READ)
+        while True:
+            frame = self._split(data)
+            if frame is not None:
+                return frame
+            missing = self._missing(data)
+            more = os.read(self.fd, _READ) if missing <= _READ else self._read_exactly(missing)
+            if not more:
+                return None
+            data += more
+
+    def feed(self, data: bytes) -> list[tuple[Any, bytes]]:
+        """All whole events in what was read so far; for event loops."""
+        data = self._pending + data
+        frames = []
+        while (frame := self._split(data)) is not None:
+            frames.append(frame)
+            data = self._pending
+        self._pending = data
+        return frames
+
+    def _split(self, data: bytes) -> tuple[Any, bytes] | None:
+        """Takes the first frame off ``data`` and leaves the rest as pending; None if it is not whole."""
+        if len(data) < _HEAD.size:
+            return None
+        _, meta, payload = _HEAD.unpack_from(data)
+        body = _HEAD.size + meta
+        end = body + payload
+        if len(data) < end:
+            return None
+        self._pending = data[end:]
+        return unpack(data[_HEAD.size : body]), data[body:end]
+
+    @staticmethod
+    def _missing(data: bytes) -> int:
+        if len(data) < _HEAD.size:
+            return 1
+        _, meta, payload = _HEAD.unpack_from(data)
+        return cast(int, _HEAD.size + meta + payload - len(data))
+
+    def _read_exactly(self, size: int) -> bytes:
+        whole = bytearray(size)
+        view = memoryview(whole)
+        while view:
+            read = os.readv(self.fd, [view])
+            if not read:
+                return b""
+            view = view[read:]
+        return bytes(whole)

@@ -1,0 +1,58 @@
+"""What one function may do on this node: its uid, the ports it may connect to, its code as a mount."""
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+# Well-known services that a function talks to; everything else a manifest names in `connect`.
+_PORTS = frozenset(
+    {22, 25, 53, 80, 110, 143, 389, 443, 465, 587, 636, 993, 995, 1433, 1521, 3306, 5432, 5671, 5672, 6379, 6380, 8443}
+    | {9042, 9092, 9200, 11211, 27017, 27018}
+)
+_FIRST_UID = 200_000
+_UIDS = 65_000
+
+_OPEN_TREE, _MOUNT_SETATTR = 428, 442
+_AT_FDCWD = -100
+_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, 0o2000000
+_AT_EMPTY_PATH = 0x1000
+_RDONLY, _NOSUID, _NODEV = 1, 2, 4
+
+
+def uid_of(function: str) -> int:
+    """The same on every start and node, so that what one function leaves is never another's."""
+    digest = hashlib.sha256(function.encode()).digest()
+    return _FIRST_UID + int.from_bytes(digest[:8], "big") % _UIDS
+
+
+def ports_of(connect: Iterable[int], platform: frozenset[int]) -> list[int]:
+    """TCP ports that a function may connect to: never the platform's own, whatever its manifest asks for."""
+    return sorted(_PORTS.union(connect) - platform)
+
+
+def detached_mount(folder: Path) -> int:
+    """A read-only mount of ``folder`` that hangs nowhere yet, as a file descriptor. Needs CAP_SYS_ADMIN; raises ``OSError``."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    fd = _syscall("open_tree", _OPEN_TREE, _AT_FDCWD, bytes(folder), flags)
+    attributes = (ctypes.c_uint64 * 4)(_RDONLY | _NOSUID | _NODEV, 0, 0, 0)
+    try:
+        _syscall("mount_setattr", _MOUNT_SETATTR, fd, b"", _AT_EMPTY_PATH, attributes, 32)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _syscall(name: str, number: int, *args: object) -> int:
+    wide = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
+    result = int(_libc.syscall(ctypes.c_long(number), *wide))
+    if result < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"{name}: {os.strerror(errno)}")
+    return result
