@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -51,9 +52,11 @@ def eventually() -> Eventually:
     """``await eventually(lambda: ...)`` until it is true; fails the test when it is not in time."""
 
     async def eventually(condition: Callable[[], object], *, timeout_s: float = 5.0) -> None:
-        async with asyncio.timeout(timeout_s):
-            while not condition():
-                await asyncio.sleep(0.005)
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"not true within {timeout_s} s")
+            await asyncio.sleep(0.005)
 
     return eventually
 

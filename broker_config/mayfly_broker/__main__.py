@@ -11,7 +11,7 @@ from mayfly_broker import config
 from mayfly_broker.bootstrap import BootstrapError, bootstrap
 from mayfly_broker.roles import OPERATOR
 from mayfly_chassis.bus import Bus
-from mayfly_chassis.config import ServiceConfig, load
+from mayfly_chassis.config import ConfigError, ServiceConfig, load
 from mayfly_chassis.errors import BusError
 
 
@@ -19,23 +19,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mayfly_broker", description=__doc__)
     parser.add_argument("command", nargs="?", choices=("config", "roles", "bootstrap"), default="config")
     command = parser.parse_args().command
-    if command == "bootstrap":
-        try:
-            asyncio.run(_bootstrap(load(ServiceConfig, "broker")))
-        except (BusError, BootstrapError) as error:
-            sys.exit(f"mayfly_broker: {error}")
-    else:
+    if command != "bootstrap":
         sys.stdout.write(config.plain() if command == "config" else config.plain_roles())
+        return
+    try:
+        asyncio.run(_bootstrap(load(ServiceConfig, "broker")))
+    except ConfigError as error:
+        sys.stderr.write(f"mayfly_broker: {error}\n")
+        sys.exit(2)
+    except (BusError, BootstrapError) as error:
+        sys.exit(f"mayfly_broker: {error}")
 
 
 async def _bootstrap(settings: ServiceConfig) -> None:
-    secret = settings.nats_password_file
     bus = await Bus.connect(
         settings.nats_url,
         name="bootstrap",
         role=OPERATOR,
         user=settings.nats_user or OPERATOR,
-        password=secret.read_text().strip() if secret else None,
+        password=settings.nats_password(),
     )
     try:
         await bootstrap(bus)

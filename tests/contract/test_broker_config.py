@@ -1,0 +1,91 @@
+"""The configuration of a server that one runs oneself: the checked-in files, and the command that makes them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mayfly_broker.config import password_variable
+from mayfly_broker.roles import ROLES
+from mayfly_broker.server import binary
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.errors import Unauthorized
+from mayfly_proto import storage, subjects
+from tests.conftest import Eventually
+
+FOLDER = Path(__file__).parents[2] / "broker_config"
+PASSWORDS = {password_variable(role): f"secret-of-{role}" for role in ROLES}
+
+
+@contextmanager
+def own_server(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """nats-server on the checked-in files; only ports and store are other ones."""
+    shutil.copy(FOLDER / "roles.conf", directory)
+    text = (FOLDER / "nats-server.conf").read_text()
+    assert text.count('"/data/jetstream"') == 1
+    (directory / "nats-server.conf").write_text(text.replace("/data/jetstream", f"{directory}/store"))
+    command = [binary(), "-c", directory / "nats-server.conf", "--ports_file_dir", directory]
+    command += ["-a", "127.0.0.1", "-p", "-1", "-m", "-1"]
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=os.environ | PASSWORDS, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+
+def _bootstrap(url: str, directory: Path, password: str) -> "subprocess.CompletedProcess[str]":
+    secret = directory / "password"
+    secret.write_text(f"{password}\n")
+    settings = {"MAYFLY_NATS_URL": url, "MAYFLY_NATS_PASSWORD_FILE": str(secret)}
+    return subprocess.run(
+        [sys.executable, "-m", "mayfly_broker", "bootstrap"],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize(("command", "file"), [("config", "nats-server.conf"), ("roles", "roles.conf")])
+def test_the_files_are_what_the_command_prints(command: str, file: str) -> None:
+    """A change of the roles is a change of the files that operators use; make them anew by this command."""
+    made = subprocess.run([sys.executable, "-m", "mayfly_broker", command], check=True, capture_output=True, text=True)
+    assert made.stdout == (FOLDER / file).read_text(), f"python -m mayfly_broker {command} > broker_config/{file}"
+
+
+async def test_a_server_of_ones_own(tmp_path: Path, eventually: Eventually) -> None:
+    """The files start a server; `bootstrap` makes its buckets; roles have their passwords, and nobody else comes in."""
+    with own_server(tmp_path) as process:
+        ports = tmp_path / f"nats-server_{process.pid}.ports"
+        await eventually(lambda: ports.exists() and ports.read_text().endswith("}"))
+        url = json.loads(ports.read_text())["nats"][0]
+
+        made = _bootstrap(url, tmp_path, PASSWORDS["MAYFLY_OPERATOR_PASSWORD"])
+        assert (made.returncode, made.stdout, made.stderr) == (0, "", "")
+
+        worker = await Bus.connect(url, name="test", role="worker", user="worker", password="secret-of-worker")
+        bucket = subjects.kv_stream(storage.ROUTES)
+        await worker.request(subjects.kv(storage.ROUTES, "n1.1.hello"), b"{}")
+        reply = await worker.request(subjects.direct_get_last(bucket, subjects.kv(storage.ROUTES, "n1.1.hello")))
+        assert reply.payload == b"{}"
+        await worker.close()
+
+        with pytest.raises(Unauthorized):
+            await Bus.connect(url, name="test", role="client")
+
+
+def test_bootstrap_says_in_one_line_why_not(tmp_path: Path) -> None:
+    """No server, no traceback: one line on stderr, and exit status 1."""
+    failed = _bootstrap("nats://127.0.0.1:9", tmp_path, "x")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("mayfly_broker: nats://127.0.0.1:9: ")
+    assert failed.stderr.count("\n") == 1
