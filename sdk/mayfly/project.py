@@ -37,14 +37,14 @@ def from_path(
     progress: Callable[[int], None] = lambda size: None,
 ) -> list[Source]:
     """A .py file, a .zip or a folder. Raises `NotPackable` and `OSError`."""
+    if not path.exists():
+        raise NotPackable(f"there is no {path}")
     if path.is_dir():
         filename, content = f"{path.resolve().name}.zip", pack(path, progress)
     elif path.suffix in (".py", ".zip"):
         filename, content = path.name, path.read_bytes()
-    elif path.exists():
-        raise NotPackable(f"{path}: a function is a .py file, a .zip or a folder")
     else:
-        raise NotPackable(f"there is no {path}")
+        raise NotPackable(f"{path}: a function is a .py file, a .zip or a folder")
     return _sources(filename, content, name, settings, default=path.resolve().name if path.is_dir() else path.stem)
 
 

@@ -5,15 +5,17 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import click
 
 from mayfly import platform_file
 from mayfly.cli.failure import Exit, Failure, failure_of
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection, HTTPResponse
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,13 +50,14 @@ class Api:
         body: object = None,
         raw: bytes | Iterable[bytes] | None = None,
         size: int | None = None,
+        timeout_s: float = MANAGEMENT_TIMEOUT_S,
     ) -> Any:
         """Send ``body`` as JSON, or ``raw`` (of ``size`` bytes) as it is; return the decoded reply."""
         headers = {"Content-Type": "application/octet-stream" if raw is not None else "application/json"}
         if size is not None:
             headers["Content-Length"] = str(size)
         content = raw if raw is not None or body is None else json.dumps(body).encode()
-        with self.send(method, f"/api/v1/{path}", headers, content, query=query) as reply:
+        with self.send(method, f"/api/v1/{path}", headers, content, query=query, timeout_s=timeout_s) as reply:
             text = reply.read()
         return json.loads(text) if text else None
 
@@ -69,8 +72,10 @@ class Api:
         query: Mapping[str, object] | None = None,
         timeout_s: float | None = MANAGEMENT_TIMEOUT_S,
         errors: bool = True,
-    ) -> Iterator[HTTPResponse]:
+    ) -> "Iterator[HTTPResponse]":
         """One exchange. An error of the platform is raised as `Failure`, unless ``errors`` is off."""
+        from http.client import HTTPException  # a third of a command's start, which --help does not need
+
         given = {name: str(value) for name, value in (query or {}).items() if value is not None}
         target = f"{path}?{urlencode(given)}" if given else path
         connection = self._connect(timeout_s)
@@ -89,7 +94,9 @@ class Api:
         finally:
             connection.close()
 
-    def _connect(self, timeout_s: float | None) -> HTTPConnection:
+    def _connect(self, timeout_s: float | None) -> "HTTPConnection":
+        from http.client import HTTPConnection, HTTPSConnection
+
         parts = urlsplit(self.url)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         return kind(parts.hostname or "", parts.port, timeout=timeout_s)

@@ -68,7 +68,7 @@ class _Life:
         )
         self._platform = Platform(
             nats=self._server.url,
-            http=f"http://{options.host}:{options.port}",
+            http=ports.address(options.host, options.port),
             user=OPERATOR,
             password=directory.secret(OPERATOR),
             token=directory.secret(TOKEN),
