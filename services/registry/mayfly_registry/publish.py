@@ -1,0 +1,125 @@
+"""Making a version public, in steps each of which is safe to stop after.
+
+    STORED     the package lies in `code`, by its sha256
+    NUMBERED   the version has a number that none ever had
+    WRITTEN    its spec lies in `versions`; it is complete, and nobody knows of it
+    PUBLISHED  the function's record names it, by compare-and-set: from now on it is visible
+    ROUTABLE   the owning router has answered for it
+
+Stopped before PUBLISHED (by kill -9, too) nothing is visible, and `reconcile` collects what lies around; after it, the
+version is whole. A deploy that was so slow that its parts may have been collected refuses to publish them.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from enum import Enum
+
+import msgspec
+
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.errors import NoResponders, RequestTimeout
+from mayfly_proto import headers, subjects
+from mayfly_proto.records import VersionSpec
+from mayfly_registry import history
+from mayfly_registry.errors import Conflict, NotRoutable
+from mayfly_registry.store import Store
+
+_PROBE = headers.block({headers.PROBE: "1"})
+_PROBE_PAUSE_S = (0.005, 0.2)  # first, and at most: it doubles
+
+
+class Step(Enum):
+    STORED = "stored"
+    NUMBERED = "numbered"
+    WRITTEN = "written"
+    PUBLISHED = "published"
+    ROUTABLE = "routable"
+
+
+class Publication:
+    """One new version on its way. ``spec`` has its number once that is known."""
+
+    def __init__(
+        self, store: Store, probe: "Probe", spec: VersionSpec, data: bytes, *, keep: int, patience_s: float
+    ) -> None:
+        self.spec = spec
+        self._store = store
+        self._probe = probe
+        self._data = data
+        self._keep = keep
+        self._patience_s = patience_s
+
+    async def steps(self, *, based_on: int | None = None) -> AsyncIterator[Step]:
+        """Yields each step when it is done. ``based_on``: publish only if that version is current until then.
+
+        Raises `Conflict`, `NotRoutable`, `BusError`.
+        """
+        with self._store.using(self.spec.package.sha256):
+            await self._put_code()
+            yield Step.STORED
+            started = time.monotonic()
+            while True:
+                number = await self._store.next_number(self.spec.name)
+                self.spec = msgspec.structs.replace(self.spec, version=number, created=now())
+                yield Step.NUMBERED
+                if await self._store.create_spec(self.spec):
+                    break
+            await self._put_code()  # somebody may have removed it while no spec referred to it
+            yield Step.WRITTEN
+            await self._publish(based_on, started)
+        yield Step.PUBLISHED
+        await self._probe.answered(self.spec.name, self.spec.version)
+        yield Step.ROUTABLE
+
+    async def _put_code(self) -> None:
+        package = self.spec.package
+        there = await self._store.code.info(package.sha256)
+        if there is None or there.size != package.size:
+            await self._store.code.put(package.sha256, self._data)
+
+    async def _publish(self, based_on: int | None, started: float) -> None:
+        name, number = self.spec.name, self.spec.version
+        while True:
+            found = await self._store.find(name)
+            if based_on is not None and (found is None or found.record.current != based_on):
+                raise Conflict(f"function {name} has changed meanwhile: version {based_on} is no longer current")
+            record = history.published(found.record if found else None, name, number, self._keep)
+            if time.monotonic() - started > self._patience_s:
+                raise Conflict(f"version {number} of {name} took too long to publish: deploy again")
+            if await self._store.write_record(record, found):
+                return
+
+
+class Probe:
+    """Asks the owning router for a version, until it answers: then a call made right now finds it."""
+
+    def __init__(self, bus: Bus, timeout_s: float) -> None:
+        self._bus = bus
+        self._timeout_s = timeout_s
+
+    async def answered(self, name: str, version: int) -> None:
+        """Raises `NotRoutable`."""
+        pause, longest = _PROBE_PAUSE_S
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while not await self._ask(name, version):
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, longest)
+        except TimeoutError:
+            raise NotRoutable(
+                f"version {version} of {name} is published, but no router has answered for it"
+                f" within {self._timeout_s:g} s: it can be called once one does"
+            ) from None
+
+    async def _ask(self, name: str, version: int) -> bool:
+        try:
+            reply = await self._bus.request(subjects.call(name, version), headers=_PROBE, timeout_s=1.0)
+        except (NoResponders, RequestTimeout):
+            return False
+        return headers.find(reply.headers or b"", headers.VERSION.encode()) == b"%d" % version
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
