@@ -136,6 +136,10 @@ class Bus:
         bus._listen(f"{bus._inbox}.*", "", bus._replied)
         return bus
 
+    def __repr__(self) -> str:
+        state = "closed" if self._closing else "connected" if self.connected else "disconnected"
+        return f"<Bus {state}: {len(self._waiting)} requests wait, {self.reconnects} reconnects>"
+
     @property
     def connected(self) -> bool:
         return self._client.is_connected
@@ -350,7 +354,7 @@ class Bus:
         self._connected.set()
 
     async def _error(self, error: Exception) -> None:
-        if not self._opened:
+        if not self._opened and not self._closing:
             raise error  # ends the first attempt to connect, which nats-py would repeat for ever
         if self.connected:
             log.warning("bus.error", error=str(error) or type(error).__name__)

@@ -34,8 +34,16 @@ log = structlog.get_logger()
 class Mirror:
     """``on_change(key, value or None)`` is called synchronously, for each key in the order of its revisions."""
 
-    def __init__(self, bus: Bus, bucket: str, on_change: Callable[[str, bytes | None], None] | None = None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        bucket: str,
+        on_change: Callable[[str, bytes | None], None] | None = None,
+        *,
+        snapshot_interval_s: float = SNAPSHOT_INTERVAL_S,
+    ) -> None:
         self.bucket = bucket
+        self._snapshot_interval_s = snapshot_interval_s
         self._bus = bus
         self._on_change = on_change
         self._entries: dict[str, Entry] = {}
@@ -110,7 +118,7 @@ class Mirror:
     async def _keep_true(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(SNAPSHOT_INTERVAL_S):
+                async with asyncio.timeout(self._snapshot_interval_s):
                     await self._snapshot_wanted.wait()
             except TimeoutError:
                 pass
