@@ -86,7 +86,7 @@ def accounts(passwords: Mapping[str, str], *, anonymous: bool) -> str:
 
     ``anonymous``: a connection without credentials is a client.
     """
-    event = f"$SYS.ACCOUNT.{ACCOUNT}.DISCONNECT"
+    event = subjects.account_disconnect(ACCOUNT)
     users = "\n".join(_user(role, password) for role, password in passwords.items())
     return f"""\
 system_account: SYS

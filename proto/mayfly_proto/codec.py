@@ -32,7 +32,7 @@ class Unpacker(Generic[T]):
         self._decode = msgspec.msgpack.Decoder(meta_type).decode
 
     def __call__(self, frame: bytes) -> tuple[T, bytes]:
-        end = 4 + _LENGTH.unpack_from(frame)[0]
+        end = 4 + int.from_bytes(frame[:4], "little")
         if end > len(frame):
             raise ValueError(f"frame of {len(frame)} bytes says its metadata ends at {end}")
         return self._decode(frame[4:end]), frame[end:]

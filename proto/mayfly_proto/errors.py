@@ -145,5 +145,5 @@ def from_reply(raw_headers: bytes | None, payload: bytes) -> CallError | None:
         component=detail.component,
         invocation=detail.invocation,
         traceback=detail.traceback,
-        retry_after_s=int(retry_after) if retry_after else None,
+        retry_after_s=int(retry_after) if retry_after and retry_after.isdigit() else None,
     )

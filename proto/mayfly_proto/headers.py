@@ -37,7 +37,8 @@ def find(raw: bytes, name: bytes) -> bytes | None:
     if start < 0:
         return None
     start += len(name) + 3
-    return raw[start : raw.index(b"\r\n", start)].strip()
+    end = raw.find(b"\r\n", start)
+    return raw[start : end if end >= 0 else None].strip()
 
 
 def parse(raw: bytes | None) -> dict[str, str]:
