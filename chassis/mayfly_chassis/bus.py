@@ -16,7 +16,6 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Self
 
-import nats.errors
 import structlog
 
 from mayfly_chassis import frames, lane
@@ -126,7 +125,7 @@ class Bus:
                 max_outstanding_pings=2,
                 pending_size=OUTBOUND_LIMIT,
             )
-        except (OSError, TimeoutError, nats.errors.Error) as error:
+        except (OSError, TimeoutError, lane.StockError) as error:
             bus._closing = True
             await bus._client.close()
             kind = Unauthorized if "authorization" in str(error).lower() else ConnectFailed
@@ -260,7 +259,7 @@ class Bus:
                     raise BusClosed("flush")
                 self._write()
                 await self._client.flush()
-        except (TimeoutError, nats.errors.Error) as error:
+        except (TimeoutError, lane.StockError) as error:
             raise RequestTimeout(f"flush: no answer from the server in {timeout_s} s") from error
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None] | None]) -> None:

@@ -23,12 +23,15 @@ if _hide_aiohttp:
     sys.modules["aiohttp"] = None  # type: ignore[assignment]
 import nats.aio.client as stock  # noqa: E402 - see above
 from nats.aio.subscription import Subscription as StockSubscription  # noqa: E402
+from nats.errors import Error as StockError  # noqa: E402
 from nats.errors import UnexpectedEOF  # noqa: E402
 
 if _hide_aiohttp:
     del sys.modules["aiohttp"]
 
 from mayfly_chassis import frames  # noqa: E402
+
+__all__ = ["Client", "StockError"]
 
 
 class _Lane(asyncio.Protocol):
