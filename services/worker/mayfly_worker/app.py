@@ -1,0 +1,130 @@
+"""The worker, composed: what starts and stops, in order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from mayfly_chassis.errors import BusError
+from mayfly_chassis.kv import Bucket
+from mayfly_chassis.objects import ObjectStore
+from mayfly_chassis.service import Chassis
+from mayfly_proto import storage, subjects
+from mayfly_proto.records import NodeLease
+from mayfly_worker.config import WorkerConfig, cores
+from mayfly_worker.keeper import Keeper
+from mayfly_worker.launch import Launcher
+from mayfly_worker.lease import Lease, Superseded
+from mayfly_worker.node import Node
+from mayfly_worker.orders import Orders
+from mayfly_worker.packages import Packages
+from mayfly_worker.pool import Instance, Pool
+from mayfly_worker.routes import Routes
+from mayfly_worker.runtime import PythonRuntime
+from mayfly_worker.specs import Specs
+
+OVERDUE_S = 0.05  # how late a time limit may be enforced
+RECLAIM_S = 0.25
+HEARTBEAT_S = 1.0
+
+
+@asynccontextmanager
+async def worker(chassis: Chassis, config: WorkerConfig) -> AsyncIterator[None]:
+    log = chassis.log.bind(node=config.node)
+    config.directory.mkdir(parents=True, exist_ok=True)
+    runtime = PythonRuntime(platform_ports=config.platform_ports, directory=config.directory, log=log)
+    await runtime.start()
+    try:
+        for note in runtime.notes:
+            log.warning("isolation.limited", note=note)
+        lease = Lease(chassis.bus, _record(chassis, config, runtime), log)
+        epoch = await lease.acquire()
+        routes = Routes(Bucket(chassis.bus, storage.ROUTES), config.node, epoch, chassis.tasks, log)
+        await routes.purge()
+        packages = Packages(ObjectStore(chassis.bus, storage.CODE), config.directory, config.cache_mb)
+        packages.start()
+        node = Node(
+            name=config.node,
+            epoch=epoch,
+            bus=chassis.bus,
+            pool=Pool(config.memory_mb, config.max_starts),
+            runtime=runtime,
+            packages=packages,
+            routes=routes,
+            now=asyncio.get_running_loop().time,
+            log=log,
+        )
+        orders = Orders(chassis.bus, node, _launching(chassis, node, packages))
+        await orders.subscribe()
+        await chassis.micro.endpoint("instances", subjects.node_instances(config.node), orders.instances)
+
+        chassis.bus.on_reconnect(lease.renew_soon)
+        chassis.bus.on_reconnect(routes.restore)
+        chassis.background("lease", _keep(lease, routes))
+        chassis.background("overdue", _every(OVERDUE_S, node.end_overdue))
+        chassis.background("reclaim", _every(RECLAIM_S, node.reclaim))
+        chassis.background("heartbeat", _every(HEARTBEAT_S, node.heartbeat))
+        yield
+        await _withdraw(node, lease, config.drain_limit_s)
+        await orders.unsubscribe()
+    finally:
+        await runtime.stop()
+
+
+async def _keep(lease: Lease, routes: Routes) -> None:
+    try:
+        await lease.keep(restore=routes.restore)
+    except Superseded:
+        routes.close()
+        raise
+
+
+async def _withdraw(node: Node, lease: Lease, limit_s: float) -> None:
+    """Running calls finish; then nothing says that this node was ever there."""
+    node.drain()
+    try:
+        await lease.drain()
+    except (BusError, Superseded) as error:
+        node.log.warning("drain.not_announced", error=str(error))
+    try:
+        async with asyncio.timeout(limit_s):
+            await node.emptied()
+    except TimeoutError:
+        node.log.warning("drain.cut_short", calls=len(node.calls), limit_s=limit_s)
+        node.give_up()
+        await node.emptied()
+    try:
+        await node.routes.settled()
+        await lease.release()
+    except (BusError, Superseded) as error:
+        node.log.warning("lease.not_released", error=str(error))
+
+
+def _launching(chassis: Chassis, node: Node, packages: Packages) -> Callable[[Instance, str], None]:
+    launcher = Launcher(Specs(Bucket(chassis.bus, storage.VERSIONS)), packages, node.log)
+
+    def launch(instance: Instance, router: str) -> None:
+        keeper = Keeper(node, instance, router)
+        chassis.tasks.create_task(launcher.launch(keeper), name=f"launch.{instance.id}")
+
+    return launch
+
+
+def _record(chassis: Chassis, config: WorkerConfig, runtime: PythonRuntime) -> NodeLease:
+    return NodeLease(
+        node=config.node,
+        epoch=0,
+        client=chassis.bus.identity,
+        memory_mb=config.memory_mb,
+        cores=cores(),
+        isolation=runtime.isolation,
+        started=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        version=version("mayfly"),
+    )
+
+
+async def _every(period_s: float, action: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(period_s)
+        action()

@@ -1,0 +1,120 @@
+"""The calls that run on this node, and what each router has yet to be told of them.
+
+A router counts its frames to this node (`seq`), and the node tells it the highest it has seen, what is done and what
+it refused: enough for the router to notice whatever a broken connection swallowed. A call that changes hands is known
+to its new router by a number below 0, which no router's own count can meet.
+"""
+
+from collections.abc import Callable
+from itertools import count
+
+from mayfly_proto import names, subjects
+from mayfly_proto.messages import CallView, Done
+from mayfly_proto.records import RouterSeen
+from mayfly_worker.pool import Instance
+
+
+class Link:
+    """One router, as far as this node knows it."""
+
+    def __init__(self, router: str) -> None:
+        self.router = names.check_node(router)
+        self.done_subject = subjects.router_done(router).encode()
+        self.last_seq = 0
+        self.done: list[int] = []
+        self.refused: list[tuple[int, str]] = []
+
+
+class Call:
+    """One call in an instance."""
+
+    __slots__ = ("cold", "deadline", "id", "instance", "invocation", "link", "reply", "seq", "started")
+
+    def __init__(
+        self, id_: int, link: Link, seq: int, instance: Instance, invocation: str, reply: bytes, started: float
+    ) -> None:
+        self.id = id_
+        self.link = link
+        self.seq = seq
+        self.instance = instance
+        self.invocation = invocation
+        self.reply = reply
+        self.started = started
+        self.deadline = started
+        self.cold = instance.calls == 1
+
+
+class Calls:
+    def __init__(self, node: str, epoch: int) -> None:
+        self._node = node
+        self._epoch = epoch
+        self._links: dict[str, Link] = {}
+        self._in_flight: dict[int, Call] = {}
+        self._next_id = count(1).__next__
+        self._next_adopted = count(-1, -1).__next__
+
+    def link(self, router: str) -> Link:
+        """Raises `names.InvalidName`."""
+        link = self._links.get(router)
+        if link is None:
+            link = self._links[router] = Link(router)
+        return link
+
+    def start(self, link: Link, seq: int, instance: Instance, invocation: str, reply: bytes, now: float) -> Call:
+        call = Call(self._next_id(), link, seq, instance, invocation, reply, now)
+        self._in_flight[call.id] = call
+        return call
+
+    def finish(self, id_: int, instance: Instance) -> Call | None:
+        """The call is over; None if that instance has no such call (user code may say anything)."""
+        call = self._in_flight.get(id_)
+        if call is None or call.instance is not instance:
+            return None
+        del self._in_flight[id_]
+        call.link.done.append(call.seq)
+        return call
+
+    def of(self, instance: Instance) -> list[Call]:
+        return [call for call in self._in_flight.values() if call.instance is instance]
+
+    def overdue(self, now: float) -> list[Call]:
+        return [call for call in self._in_flight.values() if call.deadline <= now]
+
+    def adopt(self, router: str, owned: Callable[[str], bool], now: float) -> tuple[Link, list[CallView]]:
+        """Hand the calls of its functions to ``router``: from now on it hears of them."""
+        link = self.link(router)
+        views = []
+        for call in self._in_flight.values():
+            group = call.instance.group
+            if not owned(group.function):
+                continue
+            if call.link is not link:
+                call.link, call.seq = link, self._next_adopted()
+            budget_ms = max(0, round((call.deadline - now) * 1000))
+            views.append(
+                CallView(call.seq, group.function, group.version, call.invocation, call.reply.decode(), budget_ms)
+            )
+        return link, views
+
+    def forget_routers(self, members: frozenset[str]) -> None:
+        """Drop what is known of routers that left and have no call here."""
+        busy = {call.link.router for call in self._in_flight.values()}
+        self._links = {name: link for name, link in self._links.items() if name in members or name in busy}
+
+    def seen(self) -> dict[str, RouterSeen]:
+        running: dict[str, list[int]] = {name: [] for name in self._links}
+        for call in self._in_flight.values():
+            running[call.link.router].append(call.seq)
+        return {name: RouterSeen(last_seq=self._links[name].last_seq, calls=seqs) for name, seqs in running.items()}
+
+    def completions(self) -> list[tuple[bytes, Done]]:
+        """What every router has to be told since the last time: its subject and the message."""
+        news = []
+        for link in self._links.values():
+            if link.done or link.refused:
+                news.append((link.done_subject, Done(self._node, self._epoch, link.last_seq, link.done, link.refused)))
+                link.done, link.refused = [], []
+        return news
+
+    def __len__(self) -> int:
+        return len(self._in_flight)

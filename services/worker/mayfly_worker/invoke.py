@@ -1,0 +1,128 @@
+"""The warm path: a router's frame in, an instance's answer out. Everything here runs once or more for every call, so
+nothing awaits, logs or makes a timer.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable
+
+import msgspec
+
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.errors import BusError
+from mayfly_proto import codec
+from mayfly_proto.errors import CallError, ErrorType
+from mayfly_proto.messages import Invoke, Refusal
+from mayfly_proto.subjects import REPLY_PREFIXES
+from mayfly_worker import replies
+from mayfly_worker.calls import Call, Calls, Link
+from mayfly_worker.complaints import Complaints
+from mayfly_worker.fence import Fence
+from mayfly_worker.pool import Instance, Pool
+from mayfly_worker.replies import COMPONENT
+
+MALFORMED = (msgspec.MsgspecError, ValueError, struct.error)
+
+
+class Invoker:
+    def __init__(self, bus: Bus, pool: Pool, calls: Calls, fence: Fence, complaints: Complaints) -> None:
+        self._bus = bus
+        self._pool = pool
+        self._calls = calls
+        self._fence = fence
+        self._complain = complaints
+        self._unpack = codec.Unpacker(Invoke)
+        self._loop = asyncio.get_running_loop()
+        self._now: Callable[[], float] = self._loop.time
+        self._telling = False
+        self._limit = bus.payload_limit
+        self.no_slot = Refusal.BUSY  # what a router is told when nothing here takes its call
+
+    def on_invoke(self, _subject: bytes, _reply: bytes, headers: bytes | None, frame: bytes) -> None:
+        try:
+            invoke, payload = self._unpack(frame)
+            link = self._calls.link(invoke.router)
+        except MALFORMED as error:
+            self._complain("frame.malformed", str(error))
+            return
+        if invoke.seq > link.last_seq:
+            link.last_seq = invoke.seq
+        if not self._fence.admits(invoke.router, invoke.epoch, invoke.function):
+            self._refuse(link, invoke.seq, Refusal.STALE)
+            return
+        group = self._pool.groups.get((invoke.function, invoke.version))
+        if group is None or (instance := group.take()) is None:
+            self._refuse(link, invoke.seq, self.no_slot)
+            return
+        reply = invoke.reply.encode()
+        if not reply.startswith(REPLY_PREFIXES):
+            reply = b""
+        call = self._calls.start(link, invoke.seq, instance, invoke.invocation, reply, self._now())
+        budget_ms = min(invoke.budget_ms, group.timeout_ms)
+        call.deadline += budget_ms / 1000
+        if budget_ms <= 0:
+            late = CallError(ErrorType.DEADLINE_EXCEEDED, "the caller's deadline has passed", component=COMPONENT)
+            self.error(instance, call.id, late)
+            return
+        process = instance.process
+        assert process is not None
+        process.send(call.id, invoke.invocation, budget_ms, call.cold, invoke.attempt, headers, payload)
+
+    def result(self, instance: Instance, call_id: int, content_type: int, extra: bytes | None, payload: bytes) -> None:
+        call = self._calls.finish(call_id, instance)
+        if call is None:
+            return
+        if extra or content_type or len(payload) > self._limit:
+            error = replies.objection(content_type, extra, len(payload), self._limit)
+            if error is not None:
+                self._answer_error(call, error)
+                return
+        now = self._now()
+        if call.cold:
+            duration_ms = (now - call.started) * 1000
+            block = replies.cold(call.invocation, content_type, extra, instance.group.version, duration_ms)
+        else:
+            block = replies.warm(call.invocation, content_type, extra)
+        self._finish(call, block, payload, now)
+
+    def error(self, instance: Instance, call_id: int, error: CallError) -> None:
+        call = self._calls.finish(call_id, instance)
+        if call is not None:
+            self._answer_error(call, error)
+
+    def _answer_error(self, call: Call, error: CallError) -> None:
+        now = self._now()
+        error.invocation = call.invocation
+        duration_ms = (now - call.started) * 1000
+        block = error.headers(replies.details(call.cold, call.instance.group.version, duration_ms))
+        self._finish(call, block, error.body(), now)
+
+    def _finish(self, call: Call, block: bytes, payload: bytes, now: float) -> None:
+        # The router's news is scheduled before the answer, so that both leave in one write.
+        if not self._telling:
+            self._telling = True
+            self._loop.call_soon(self._tell_routers)
+        if call.reply:
+            try:
+                self._bus.publish(call.reply, payload, headers=block)
+            except BusError as error:
+                self._complain("reply.lost", str(error))
+        instance = call.instance
+        instance.busy_s += now - call.started
+        instance.group.release(instance, now)
+        if instance.finished and instance.process is not None:
+            instance.process.stop()
+
+    def _refuse(self, link: Link, seq: int, refusal: str) -> None:
+        link.refused.append((seq, refusal))
+        if not self._telling:
+            self._telling = True
+            self._loop.call_soon(self._tell_routers)
+
+    def _tell_routers(self) -> None:
+        self._telling = False
+        for subject, done in self._calls.completions():
+            try:
+                self._bus.publish(subject, codec.pack(done))
+            except BusError as error:
+                self._complain("done.lost", str(error))  # the heartbeat tells the router as well
