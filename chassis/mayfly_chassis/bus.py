@@ -34,6 +34,7 @@ from mayfly_proto import records, subjects
 OUTBOUND_LIMIT = 32 * 1024 * 1024  # bytes that may wait for a connection
 PAYLOAD_HEADROOM = 65536  # bytes of a message left for headers and metadata
 
+_CLOSE_TIMEOUT_S = 2.0
 _FRAME_OVERHEAD = 100  # bytes, roughly: a frame's subjects and sizes
 _NO_RESPONDERS = b"NATS/1.0 503"
 
@@ -271,14 +272,16 @@ class Bus:
         self._on_reconnect.append(callback)
 
     async def close(self) -> None:
-        """Send what is pending (if there is a connection), then close for good. Requests under way get `BusClosed`."""
+        """Send what is pending (if the server takes it), then close for good. Requests under way get `BusClosed`."""
         if self._closing:
             return
-        if self.connected:
-            try:
-                await self.flush(2.0)
-            except BusError:
-                log.warning("bus.flush_failed")
+        try:
+            if not self.connected:
+                raise BusClosed("disconnected")
+            await self.flush(_CLOSE_TIMEOUT_S)
+        except BusError as error:
+            log.warning("bus.closed_unflushed", error=str(error))
+            self._client.abandon()
         self._closing = True
         if self._reconnected is not None:
             self._reconnected.cancel()

@@ -94,6 +94,13 @@ class Client(stock.Client):
         """Do not call it any more."""
         self._callbacks.pop(b"%d" % sid, None)
 
+    def abandon(self) -> None:
+        """Give up what is pending: closing would wait for a server that takes nothing."""
+        self._pending = []
+        self._pending_data_size = 0
+        if self._transport:
+            self._transport._io_writer.transport.abort()
+
     async def _read_loop(self) -> None:
         """Feeds nats-py's own parser with what is not ours, until the connection ends."""
         inbox: asyncio.Queue[bytes | Exception] = asyncio.Queue()

@@ -300,6 +300,25 @@ async def test_closing_sends_what_is_pending_and_ends_what_waits(connect: Connec
     await eventually(lambda: received == [b"words"])
 
 
+async def test_closing_does_not_wait_for_a_server_that_takes_nothing(
+    server: EmbeddedServer, connect: Connect, eventually: Eventually
+) -> None:
+    """Stalled or gone: a service that is told to stop stops."""
+    stalled, gone = await connect("operator"), await connect("operator")
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        stalled.publish("a", bytes(8_000_000))
+        async with asyncio.timeout(5):
+            await stalled.close()
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    server.kill()
+    await eventually(lambda: not gone.connected)
+    gone.publish("a", bytes(8_000_000))
+    async with asyncio.timeout(5):
+        await gone.close()
+
+
 async def test_thrown_out_for_good_is_reported(server: EmbeddedServer, eventually: Eventually) -> None:
     """Some errors make nats-py close whatever it was told about reconnecting: the service must hear of it."""
     told: list[bool] = []
