@@ -9,10 +9,10 @@ import sys
 
 from mayfly_broker import config
 from mayfly_broker.bootstrap import BootstrapError, bootstrap
-from mayfly_broker.roles import OPERATOR
+from mayfly_broker.roles import OPERATOR, ROLES
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.config import ConfigError, ServiceConfig, load
-from mayfly_chassis.errors import BusError
+from mayfly_chassis.errors import BusError, Unauthorized
 
 
 def main() -> None:
@@ -32,6 +32,7 @@ def main() -> None:
 
 
 async def _bootstrap(settings: ServiceConfig) -> None:
+    await _refuse_empty_passwords(settings.nats_url)
     bus = await Bus.connect(
         settings.nats_url,
         name="bootstrap",
@@ -43,6 +44,17 @@ async def _bootstrap(settings: ServiceConfig) -> None:
         await bootstrap(bus)
     finally:
         await bus.close()
+
+
+async def _refuse_empty_passwords(url: str) -> None:
+    """nats-server takes a variable that is set to nothing for a password of no characters, and lets anybody in."""
+    for role in ROLES:
+        try:
+            bus = await Bus.connect(url, name="bootstrap", role=role, user=role, password="")
+        except Unauthorized:
+            continue
+        await bus.close()
+        raise BootstrapError(f"{role} has an empty password: set {config.password_variable(role)} for nats-server")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ ROLES: Mapping[str, Permissions] = MappingProxyType(
                 subjects.API,
                 subjects.node_instances(ANY),
                 *_read(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
-                *_get(storage.LOGS, subjects.object_stream(storage.INCOMING)),
+                *_get(storage.LOGS, *map(subjects.object_stream, (storage.CODE, storage.INCOMING))),
                 *_store(storage.INCOMING),
                 *_discard(storage.INCOMING),
                 *_PEOPLE,
@@ -102,10 +102,11 @@ ROLES: Mapping[str, Permissions] = MappingProxyType(
             publish=(
                 subjects.FUNCTIONS,  # the probe that ends a deploy
                 *_write(storage.FUNCTIONS, storage.VERSIONS, storage.NUMBERS),
-                *_read(storage.FUNCTIONS, storage.VERSIONS, storage.NUMBERS, storage.NODES),
+                *_read(storage.FUNCTIONS, storage.VERSIONS, storage.NUMBERS),
                 *_store(storage.CODE),
                 subjects.object_meta(storage.INCOMING, ANY),
                 *_discard(storage.CODE, storage.INCOMING),
+                subjects.stream_info(subjects.object_stream(storage.CODE)),  # which chunks there are
                 # `deploy --object BUCKET/NAME` reads a bucket of the user's; a batch is asked for by stream alone
                 subjects.direct_get(ANY),
                 subjects.direct_get_last(ANY, subjects.object_meta(ANY, ANY)),
@@ -117,7 +118,6 @@ ROLES: Mapping[str, Permissions] = MappingProxyType(
                 _inbox(REGISTRY),
                 subjects.SERVICES,
                 _queue(subjects.API, subjects.REGISTRY_QUEUE),
-                *_feed(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
             ),
         ),
         ROUTER: Permissions(
@@ -179,6 +179,7 @@ ROLES: Mapping[str, Permissions] = MappingProxyType(
                 _inbox(WORKER),
                 subjects.SERVICES,
                 subjects.node_anything(ANY),
+                *_feed(storage.NODES),  # a newer worker of the same name
             ),
         ),
         SCALER: Permissions(

@@ -25,21 +25,28 @@ PASSWORDS = {password_variable(role): f"secret-of-{role}" for role in ROLES}
 
 
 @contextmanager
-def own_server(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+def own_server(directory: Path, passwords: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """nats-server on the checked-in files; only ports and store are other ones."""
     shutil.copy(FOLDER / "roles.conf", directory)
     text = (FOLDER / "nats-server.conf").read_text()
     assert text.count('"/data/jetstream"') == 1
     (directory / "nats-server.conf").write_text(text.replace("/data/jetstream", f"{directory}/store"))
-    command = [binary(), "-c", directory / "nats-server.conf", "--ports_file_dir", directory]
+    command: list[str | Path] = [binary(), "-c", directory / "nats-server.conf", "--ports_file_dir", directory]
     command += ["-a", "127.0.0.1", "-p", "-1", "-m", "-1"]
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=os.environ | PASSWORDS, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=os.environ | passwords, stdout=log, stderr=log)
     try:
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(10)
+
+
+async def _url(directory: Path, process: subprocess.Popen[bytes], eventually: Eventually) -> str:
+    ports = directory / f"nats-server_{process.pid}.ports"
+    await eventually(lambda: ports.exists() and ports.read_text().endswith("}"))
+    url: str = json.loads(ports.read_text())["nats"][0]
+    return url
 
 
 def _bootstrap(url: str, directory: Path, password: str) -> "subprocess.CompletedProcess[str]":
@@ -64,11 +71,8 @@ def test_the_files_are_what_the_command_prints(command: str, file: str) -> None:
 
 async def test_a_server_of_ones_own(tmp_path: Path, eventually: Eventually) -> None:
     """The files start a server; `bootstrap` makes its buckets; roles have their passwords, and nobody else comes in."""
-    with own_server(tmp_path) as process:
-        ports = tmp_path / f"nats-server_{process.pid}.ports"
-        await eventually(lambda: ports.exists() and ports.read_text().endswith("}"))
-        url = json.loads(ports.read_text())["nats"][0]
-
+    with own_server(tmp_path, PASSWORDS) as process:
+        url = await _url(tmp_path, process, eventually)
         made = _bootstrap(url, tmp_path, PASSWORDS["MAYFLY_OPERATOR_PASSWORD"])
         assert (made.returncode, made.stdout, made.stderr) == (0, "", "")
 
@@ -81,6 +85,15 @@ async def test_a_server_of_ones_own(tmp_path: Path, eventually: Eventually) -> N
 
         with pytest.raises(Unauthorized):
             await Bus.connect(url, name="test", role="client")
+
+
+async def test_an_empty_password_is_noticed(tmp_path: Path, eventually: Eventually) -> None:
+    """A variable that is set to nothing would leave a role open to anybody: `bootstrap` refuses such a server."""
+    with own_server(tmp_path, PASSWORDS | {"MAYFLY_ROUTER_PASSWORD": ""}) as process:
+        url = await _url(tmp_path, process, eventually)
+        refused = _bootstrap(url, tmp_path, PASSWORDS["MAYFLY_OPERATOR_PASSWORD"])
+    assert refused.returncode == 1
+    assert "router has an empty password: set MAYFLY_ROUTER_PASSWORD" in refused.stderr
 
 
 def test_bootstrap_says_in_one_line_why_not(tmp_path: Path) -> None:
