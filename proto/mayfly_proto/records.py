@@ -98,6 +98,7 @@ class NodeLease(_Record, frozen=True):
     cores: int
     draining: bool = False
     isolation: list[str] = []  # levels this node gives
+    notes: list[str] = []  # what its kernel does not give, one sentence each
     started: str = ""
     version: str = ""
 

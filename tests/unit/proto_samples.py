@@ -112,6 +112,7 @@ RECORDS: list[msgspec.Struct] = [
         cores=2,
         draining=True,
         isolation=["process"],
+        notes=["no control groups"],
         started="2026-01-02T03:04:05Z",
         version="0.1.0",
     ),

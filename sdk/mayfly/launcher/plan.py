@@ -59,12 +59,14 @@ def services(options: Options, directory: DataDirectory, *, nats_url: str, machi
     # The slowest to start come first.
     specs = [Spec("gateway", "gateway", gateway), *own]
     specs += [Spec(name, name, {}) for name in ("registry", "router", "activator")]
-    return [Spec(s.service, s.name, {**_connection(s.service, directory, nats_url), **s.settings}) for s in specs]
+    ports = (options.nats_port, options.port)  # which functions are kept out of
+    return [Spec(s.service, s.name, {**_shared(s.service, directory, nats_url, ports), **s.settings}) for s in specs]
 
 
-def _connection(role: str, directory: DataDirectory, nats_url: str) -> dict[str, str]:
+def _shared(role: str, directory: DataDirectory, nats_url: str, ports: tuple[int, ...]) -> dict[str, str]:
     return {
         "MAYFLY_NATS_URL": nats_url,
         "MAYFLY_NATS_USER": role,
         "MAYFLY_NATS_PASSWORD_FILE": str(directory.secret_file(role)),
+        "MAYFLY_PLATFORM_PORTS": ",".join(map(str, ports)),
     }

@@ -12,7 +12,7 @@ from mayfly.platform_file import Process
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
 GOOD_RUN_S = 10.0  # after which a death counts as the first again
-STOP_S = 30.0  # for a worker to finish what it runs
+STOP_S = 70.0  # a worker finishes what it runs, for a minute at most
 
 
 class StartFailed(Exception):

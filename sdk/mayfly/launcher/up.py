@@ -155,7 +155,7 @@ class _Life:
 
 
 async def _isolation(bus: Bus) -> list[str]:
-    """What each node says that it gives."""
+    """What each node says that it gives, and what it lacks."""
     entries = await Bucket(bus, storage.NODES).load()
     leases = [records.decode(entry.value, records.NodeLease) for entry in entries.values()]
-    return [f"{lease.node}: {', '.join(lease.isolation) or 'none'}" for lease in leases]
+    return [f"{lease.node} gives {'; '.join([', '.join(lease.isolation), *lease.notes])}" for lease in leases]

@@ -1,0 +1,116 @@
+"""A platform as a user gets it: the installed command, on free ports, in a directory of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MAYFLY = Path(sys.executable).with_name("mayfly")
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 60
+
+
+@dataclass
+class Platform:
+    """What `mayfly up` printed and wrote, and the command bound to it."""
+
+    process: subprocess.Popen[str]
+    data: Path
+    config_home: Path
+    banner: list[str] = field(default_factory=list)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {**os.environ, "XDG_CONFIG_HOME": str(self.config_home), "MAYFLY_DATA": str(self.data)}
+
+    def facts(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.data / "platform.json").read_text())
+        return found
+
+    def services(self) -> list[dict[str, Any]]:
+        """``{"name", "pid"}`` of every process, as of now."""
+        found: list[dict[str, Any]] = self.facts()["services"]
+        return found
+
+    @property
+    def nats(self) -> str:
+        return str(self.facts()["nats"])
+
+    @property
+    def http(self) -> str:
+        return str(self.facts()["http"])
+
+    @property
+    def token(self) -> str:
+        return str(self.facts()["token"])
+
+    @property
+    def user(self) -> str:
+        return str(self.facts()["user"])
+
+    @property
+    def password(self) -> str:
+        return str(self.facts()["password"])
+
+    def cli(self, *args: str, input: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `mayfly ...` on this platform; with ``check``, it must succeed."""
+        done = subprocess.run(
+            [MAYFLY, *args], env=self.environ, input=input, capture_output=True, text=True, timeout=60
+        )
+        assert not check or done.returncode == 0, f"mayfly {' '.join(args)}: {done.returncode}: {done.stderr}"
+        return done
+
+
+def start(data: Path, config_home: Path, *flags: str) -> Platform:
+    """Returns when it is ready; the logs are in the assertion if it is not."""
+    environ = {**os.environ, "XDG_CONFIG_HOME": str(config_home)}
+    command = [MAYFLY, "up", "--data", str(data), "--port", "0", "--nats-port", "0", *flags]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    platform = Platform(process, data, config_home)
+    assert process.stdout is not None
+    for line in process.stdout:
+        platform.banner.append(line.rstrip("\n"))
+        if line.startswith("ready"):
+            return platform
+    raise AssertionError(f"`mayfly up` ended with {process.wait()}:\n" + "\n".join(platform.banner))
+
+
+def stop(platform: Platform) -> int:
+    platform.process.terminate()
+    assert platform.process.stdout is not None
+    try:
+        return platform.process.wait(timeout=STOP_TIMEOUT_S)
+    finally:
+        platform.process.kill()
+        platform.process.wait()
+        platform.process.stdout.close()
+
+
+@contextmanager
+def running(folder: Path, *flags: str) -> Iterator[Platform]:
+    platform = start(folder / "data", folder / "config", *flags)
+    try:
+        yield platform
+    finally:
+        stop(platform)
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """One for all tests (of a test process) that break nothing."""
+    with running(tmp_path_factory.mktemp("platform"), "--node-memory", "16384") as platform:
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """One for each module that kills services."""
+    with running(tmp_path_factory.mktemp("mortal"), "--node-memory", "4096") as platform:
+        yield platform
