@@ -1,0 +1,39 @@
+"""What the gateway is made of, and the order in which it starts and stops."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from mayfly_chassis.mirror import Mirror
+from mayfly_chassis.service import Chassis
+from mayfly_gateway import management, server
+from mayfly_gateway.calls import Calls
+from mayfly_gateway.catalog import Catalog
+from mayfly_gateway.config import GatewayConfig
+from mayfly_gateway.front import Front
+from mayfly_proto import storage
+
+
+@asynccontextmanager
+async def app(chassis: Chassis, config: GatewayConfig) -> AsyncIterator[None]:
+    bus, token, known, stopping = chassis.bus, config.token(), Catalog(), asyncio.Event()
+    nodes = Mirror(bus, storage.NODES)
+    mirrors = (
+        Mirror(bus, storage.VERSIONS, known.version_changed),
+        Mirror(bus, storage.FUNCTIONS, known.function_changed),
+        nodes,
+    )
+    async with AsyncExitStack() as stack:
+        for mirror in mirrors:
+            stack.push_async_callback(mirror.stop)
+            await mirror.start()
+        front = Front(
+            Calls(bus, known),
+            known,
+            management.application(bus, known, nodes, token=token, stopping=stopping),
+            ready=lambda: bus.connected and not stopping.is_set(),
+            body_limit=bus.payload_limit,
+        )
+        await stack.enter_async_context(server.serving(front, chassis, config))
+        stack.callback(stopping.set)
+        yield
