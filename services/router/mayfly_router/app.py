@@ -1,0 +1,154 @@
+"""A router, put together: start and stop on one page."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+import structlog
+
+from mayfly_chassis.errors import BusError
+from mayfly_chassis.micro import Request
+from mayfly_chassis.mirror import Mirror
+from mayfly_chassis.service import Chassis
+from mayfly_proto import records, storage, subjects
+from mayfly_router.catalog import Catalog
+from mayfly_router.config import RouterConfig
+from mayfly_router.dispatch import Dispatch
+from mayfly_router.fleet import Fleet
+from mayfly_router.handover import Handovers
+from mayfly_router.membership import Membership
+from mayfly_router.nodes import Node
+from mayfly_router.orders import Orders
+from mayfly_router.state import State
+
+TICK_S = 0.025  # deadlines and timers are this coarse
+LATE_S = 1.0  # a tick that comes so late says that this process was paused
+REPORT_S = 1.0
+
+_log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def app(chassis: Chassis, config: RouterConfig) -> AsyncIterator[None]:
+    router = Router(chassis, config)
+    await router.start()
+    try:
+        yield
+    finally:
+        await router.stop()
+
+
+class Router:
+    def __init__(self, chassis: Chassis, config: RouterConfig) -> None:
+        bus = self._bus = chassis.bus
+        self._chassis = chassis
+        self._config = config
+        self.state = State(config.name, config.backlog_mb * 1024 * 1024)
+        self._dispatch = Dispatch(bus, self.state, config.wait_s)
+        self._orders = Orders(bus, self.state, self._dispatch, chassis.background, self._outdated)
+        self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background)
+        self._handovers = Handovers(bus, self.state, self._dispatch)
+        self._catalog = Catalog(
+            bus, self.state, self._dispatch, self._orders, self._fleet, self._handovers, chassis.background
+        )
+        self._membership = Membership(bus, config.name, self._catalog.reassign)
+        self._nodes = Mirror(bus, storage.NODES, self._fleet.on_lease)
+        self._routes = Mirror(bus, storage.ROUTES, self._fleet.on_route)
+        self._dispatch.attach(act=self._orders.act, divert=self._handovers.divert, stale=self._refused_by)
+
+    async def start(self) -> None:
+        bus, name = self._bus, self._config.name
+        await bus.subscribe(subjects.router_done(name), self._dispatch.on_done)
+        await bus.subscribe(subjects.router_failed(name), self._orders.on_failed)
+        await bus.subscribe(subjects.router_handover(name), self._handovers.on_handover)
+        await bus.subscribe(subjects.router_ping(name), self._catalog.on_ping)
+        await bus.subscribe(subjects.LOAD_NODES, self._fleet.on_load)
+        await bus.subscribe(subjects.DISCONNECT, self._on_disconnect)
+        await self._chassis.micro.endpoint("state", subjects.router_state(name), self._report)
+        for mirror in (self._nodes, self._routes, self._catalog):
+            await mirror.start()
+        bus.on_reconnect(self._on_reconnect)
+        await self._membership.join()
+        self._chassis.background("subscriptions", self._catalog.keep())
+        self._chassis.background("membership", self._membership.keep())
+        self._chassis.background("ticker", self._tick())
+        self._chassis.background("reports", self._reports())
+        await self._catalog.subscribed()
+
+    async def stop(self) -> None:
+        """Give everything to the others; the last router lets those who wait still be served for a while."""
+        if len(self.state.members.members) > 1:
+            with suppress(BusError):
+                await self._membership.leave()
+            await self._catalog.release()
+        else:
+            self._catalog.close()
+            await self._catalog.release()
+            await self._drain()
+            with suppress(BusError):
+                await self._membership.leave()
+        for mirror in (self._membership, self._catalog, self._routes, self._nodes):
+            await mirror.stop()
+
+    async def _drain(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.drain_s):
+                while any(function.waiting for function in self.state.functions.values()):  # noqa: ASYNC110
+                    await asyncio.sleep(TICK_S)
+
+    async def _tick(self) -> None:
+        last = self.state.clock()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self.state.clock()
+            blind = now - last > LATE_S or not self._bus.connected
+            self._fleet.tick(now, now - last if blind else 0.0)
+            self._dispatch.tick(now)
+            last = now
+
+    async def _reports(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_S)
+            self._orders.hold()
+            with suppress(BusError):
+                self._bus.publish(subjects.load_router(self._config.name), records.encode(self.state.load()))
+
+    async def _report(self, _request: Request) -> bytes:
+        return records.encode(self.state.report())
+
+    def _on_reconnect(self) -> None:
+        """What was under way may be lost: ask every node again, and tell the others our new connection."""
+        self._fleet.adopt_all()
+        self._membership.check()
+
+    def _refused_by(self, node: Node) -> None:
+        """The node takes another router for the owner of something that this one sent there."""
+        self._fleet.adopt(node)
+        self._membership.doubt()
+
+    def _outdated(self) -> None:
+        """A node refused to start something for the same reason."""
+        self._fleet.adopt_all()
+        self._membership.doubt()
+
+    def _on_disconnect(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
+        event = msgspec.json.decode(payload, type=_Disconnect)
+        client = records.Client(server=event.server.id, id=event.client.id)
+        self._fleet.disconnected(client)
+        self._membership.disconnected(client)
+
+
+class _Server(msgspec.Struct):
+    id: str
+
+
+class _Client(msgspec.Struct):
+    id: int
+
+
+class _Disconnect(msgspec.Struct):
+    """The part of the server's event that says whose connection has ended."""
+
+    server: _Server
+    client: _Client

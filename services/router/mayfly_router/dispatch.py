@@ -1,0 +1,239 @@
+"""The warm path: a call in, a frame out, a slot freed when it is done.
+
+Nothing here waits, logs or arms a timer for a single call. What to order is planned once per turn of the event loop
+for all functions that were touched in it, so that a burst that comes in one read is one order.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.errors import BusError, OutboundBufferFull
+from mayfly_proto import codec, headers
+from mayfly_proto.errors import CallError
+from mayfly_proto.messages import Done, Invoke, Refusal
+from mayfly_proto.subjects import REPLY_PREFIXES
+from mayfly_router import replies
+from mayfly_router.call import Call
+from mayfly_router.function import Function, Plan
+from mayfly_router.nodes import Node
+from mayfly_router.pool import Pool
+from mayfly_router.share import Share
+from mayfly_router.state import State
+
+HEADERS_LIMIT = 60_000  # bytes; with the frame's metadata they fit what payload_limit leaves of max_payload
+
+_TIMEOUT = headers.TIMEOUT_MS.encode()
+_PROBE = headers.PROBE.encode()
+_decode_done = codec.Unpacker(Done)
+
+
+class Dispatch:
+    def __init__(self, bus: Bus, state: State, wait_s: float) -> None:
+        self._bus = bus
+        self._state = state
+        self._wait_s = wait_s
+        self._clock = state.clock
+        self._soon = asyncio.get_running_loop().call_soon
+        self._limit = bus.payload_limit
+        self._prefix = secrets.token_hex(5)
+        self._count = 0
+        self._touched: set[str] = set()
+        self._restless: set[str] = set()  # functions to be looked at by time
+        self.may_order = False  # every node has been asked what it has
+
+    def attach(
+        self, *, act: Callable[[Plan], None], divert: Callable[[Call, str], None], stale: Callable[[Node], None]
+    ) -> None:
+        """``act`` carries a plan out; ``divert(call, function)`` finds the way of a call whose function is not ours;
+        ``stale`` hears that a node takes another router for the owner."""
+        self._act, self._divert, self._stale = act, divert, stale
+
+    # the warm path
+
+    def on_call(
+        self, function: Function, pinned: int, _subject: bytes, reply: bytes, raw: bytes | None, payload: bytes
+    ) -> None:
+        """A message on ``fn.<function>``, or on ``fn.<function>@<pinned>``."""
+        if reply and not reply.startswith(REPLY_PREFIXES):
+            return  # nobody may borrow our rights to publish
+        now = self._clock()
+        self._count += 1
+        call = Call(f"{self._prefix}{self._count:x}", reply.decode(), raw, payload, now, pinned)
+        pool = function.pools.get(pinned) if pinned else function.current
+        if pool is None:
+            self.fail(call, replies.not_found(function.name, pinned, call.invocation))
+            return
+        call.deadline = now + pool.spec.timeout_s + self._wait_s
+        special = raw is not None and (_PROBE in raw or _TIMEOUT in raw or len(raw) > HEADERS_LIMIT)
+        if (special or len(payload) > self._limit) and not self._passes(call, pool, reply, raw or b""):
+            return
+        function.calls += 1
+        self.enter(function, pool, call, now)
+
+    def enter(self, function: Function, pool: Pool, call: Call, now: float) -> None:
+        """Into a free slot, or else into the queue."""
+        share = pool.take()
+        if share is not None:
+            self._send(share, call, now)
+        elif function.left:
+            self._divert(call, function.name)
+        elif failure := pool.hopeless(now):
+            self.fail(call, replies.init_failed(failure, call.invocation), pool)
+        elif pool.wait(call, now):
+            self.touch(pool.name)
+        else:
+            self.fail(call, replies.throttled(pool.name, pool.retry_after_s(), call.invocation), pool)
+
+    def _send(self, share: Share, call: Call, now: float) -> None:
+        node, pool = share.node, share.pool
+        node.seq = seq = node.seq + 1
+        node.inflight[seq] = call
+        call.share = share
+        call.sent = now
+        meta = Invoke(
+            seq,
+            self._state.router,
+            self._state.members.epoch,
+            pool.name,
+            pool.version,
+            call.invocation,
+            call.reply,
+            call.budget_ms(now),
+            call.attempt,
+        )
+        try:  # noqa: SIM105 - `suppress` costs as much as all the rest of this function
+            self._bus.publish(node.invoke, codec.pack(meta, call.payload), headers=call.headers)
+        except OutboundBufferFull:
+            pass  # the node will not have seen it: it is sent again when the connection is back
+
+    def on_done(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
+        done, _ = _decode_done(payload)
+        node = self._state.nodes.get(done.node)
+        if node is None or node.epoch != done.node_epoch:
+            return
+        now = self._clock()
+        for seq in done.done:
+            call = node.inflight.pop(seq, None)
+            if call is not None:
+                if call.share is not None and not call.adopted:
+                    call.share.pool.served(now - call.sent)
+                self.free(call, now)
+        if done.refused:
+            self._refused(node, done.refused, now)
+
+    def free(self, call: Call, now: float) -> None:
+        """The call has left its slot."""
+        share = call.share
+        if share is None:
+            return
+        following = share.pool.release(share)
+        if following is not None:
+            self._send(share, following, now)
+            if share.pool.queue:
+                self.touch(share.pool.name)
+
+    # everything else
+
+    def serve(self, pool: Pool, now: float) -> None:
+        """There may be room in this pool."""
+        for share, call in pool.match():
+            self._send(share, call, now)
+        if pool.queue:
+            self.touch(pool.name)
+
+    def requeue(self, calls: Iterable[Call], now: float) -> None:
+        """These calls were with a node, and no instance has seen them; or they may be run again."""
+        pools = set()
+        for call in sorted(calls, key=lambda call: call.arrived, reverse=True):
+            assert call.share is not None
+            name, call.share = call.share.pool.name, None
+            function = self._state.functions.get(name)
+            if function is None:
+                self._divert(call, name)
+                continue
+            pool = function.pool(call.pinned)
+            if pool is None:
+                self.fail(call, replies.not_found(name, call.pinned, call.invocation))
+            else:
+                pool.put_back([call], now)
+                pools.add(pool)
+        for pool in pools:
+            self.serve(pool, now)
+
+    def touch(self, function: str) -> None:
+        """Something changed for those who wait: plan at the end of this turn of the loop."""
+        if not self._touched:
+            self._soon(self._plan)
+        self._touched.add(function)
+
+    def touch_all(self) -> None:
+        for name, function in self._state.functions.items():
+            if function.restless:
+                self.touch(name)
+
+    def tick(self, now: float) -> None:
+        """What is due by time alone; called every few hundredths of a second."""
+        for name in list(self._restless):
+            function = self._state.functions.get(name)
+            if function is None or not function.restless:
+                self._restless.discard(name)
+                continue
+            for pool in function.pools.values():
+                pool.starts.forget_late(now)
+                for call in pool.expire(now):
+                    late = replies.waited_too_long(name, now - call.arrived, call.invocation)
+                    self.fail(call, late, pool)
+            self.touch(name)
+
+    def fail(self, call: Call, error: CallError, pool: Pool | None = None) -> None:
+        """Answer the caller with an error. An answer that cannot be sent is given up: there is nobody to tell."""
+        if pool is not None and (function := self._state.functions.get(pool.name)):
+            function.errors += 1
+        with suppress(BusError):
+            replies.fail(self._bus, call.reply, error, pool.version if pool else 0)
+
+    def _plan(self) -> None:
+        touched, self._touched = self._touched, set()
+        now = self._clock()
+        for name in touched:
+            function = self._state.functions.get(name)
+            if function is None:
+                continue
+            self._restless.add(name)
+            if self.may_order:
+                self._act(function.plan(now))
+
+    def _refused(self, node: Node, refused: list[tuple[int, str]], now: float) -> None:
+        calls = []
+        for seq, reason in refused:
+            call = node.inflight.pop(seq, None)
+            if call is None or call.share is None:
+                continue
+            share = call.share
+            share.pool.close(share)
+            share.pool.vacate(share)
+            calls.append(call)
+            if reason == Refusal.STALE:
+                self._stale(node)
+        self.requeue(calls, now)
+
+    def _passes(self, call: Call, pool: Pool, reply: bytes, raw: bytes) -> bool:
+        """A call that wants a second look: True when it goes on, False when it is answered."""
+        if headers.find(raw, _PROBE) is not None:
+            with suppress(BusError):
+                replies.probe(self._bus, reply, pool.version)
+            return False
+        if len(call.payload) > self._limit or len(raw) > HEADERS_LIMIT:
+            self.fail(call, replies.too_large(len(call.payload), self._limit, len(raw), call.invocation), pool)
+            return False
+        given = headers.find(raw, _TIMEOUT)
+        if given is None:
+            return True
+        if not given.isdigit() or not 1 <= int(given[:12]) <= replies.LONGEST_TIMEOUT_MS:
+            self.fail(call, replies.bad_timeout(given.decode("utf-8", "replace"), call.invocation), pool)
+            return False
+        call.deadline = call.arrived + int(given) / 1000
+        return True

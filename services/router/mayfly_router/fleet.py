@@ -1,0 +1,286 @@
+"""The worker nodes: who lives, who has accepted this router, what each can take, and what becomes of calls on a node
+that is lost.
+
+A node counts only after it has answered `Adopt`: with that answer it tells what of ours runs there, and from then on it
+refuses whoever was the owner before. It is asked when its lease appears or changes hands, when the members change, when
+either side's connection was broken, and after silence.
+
+Its death shows, in order of speed: by the server's disconnect event (then nobody listens on its subjects), by three
+silent seconds, by the end of its lease.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+
+import msgspec
+import structlog
+
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.errors import BusError, NoResponders
+from mayfly_proto import codec, records, states, storage, subjects
+from mayfly_proto.messages import Adopt, Adopted, CallView
+from mayfly_proto.records import Client, NodeLease, NodeLoad, Route, RouterSeen
+from mayfly_router import replies
+from mayfly_router.call import Call
+from mayfly_router.dispatch import Dispatch
+from mayfly_router.nodes import Findings, Node, reconcile
+from mayfly_router.orders import Background
+from mayfly_router.pool import Pool
+from mayfly_router.state import State
+
+SILENCE_S = 3.0
+ADOPT_S = 1.0
+RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+ATTEMPTS = 3  # of an idempotent call that loses its node
+
+_decode_adopted = codec.Unpacker(Adopted)
+_log = structlog.get_logger()
+
+
+class Fleet:
+    def __init__(self, bus: Bus, state: State, dispatch: Dispatch, background: Background) -> None:
+        self._bus = bus
+        self._state = state
+        self._dispatch = dispatch
+        self._background = background
+        self._routes: dict[str, dict[tuple[int, str], Route]] = {}  # function → (version, node) → route
+        self._asking: dict[str, asyncio.Event] = {}  # node → ask again at once
+        self._unasked: set[str] = set()  # nodes that have not had their chance to answer yet
+        self._suspects: set[str] = set()  # nodes whose connection has ended
+
+    # what NATS says
+
+    def on_lease(self, name: str, value: bytes | None) -> None:
+        node = self._state.node(name)
+        if value is None:
+            self.lose(node, "its lease has ended")
+            node.expire()
+            self._refresh(node)
+            if not node.shares:
+                del self._state.nodes[name]
+            return
+        lease = records.decode(value, NodeLease)
+        if node.epoch and lease.epoch != node.epoch:
+            self.lose(node, "its worker was started anew")
+        node.heard = self._state.clock()
+        if node.renew(lease):
+            self.adopt(node)
+        else:
+            self._refresh(node)
+
+    def on_route(self, key: str, value: bytes | None) -> None:
+        name, version, function = storage.parse_route_key(key)
+        route = None if value is None else records.decode(value, Route)
+        routes = self._routes.setdefault(function, {})
+        if route is None:
+            routes.pop((version, name), None)
+        else:
+            routes[version, name] = route
+        if not routes:
+            del self._routes[function]
+        if (owned := self._state.functions.get(function)) and (pool := owned.pools.get(version)):
+            self._route(pool, name, route)
+
+    def equip(self, pool: Pool) -> None:
+        """A pool that is new here: what the Route Cache has for it."""
+        for (version, name), route in self._routes.get(pool.name, {}).items():
+            if version == pool.version:
+                self._route(pool, name, route)
+
+    def on_load(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
+        """A heartbeat."""
+        load = records.decode(payload, NodeLoad)
+        node = self._state.nodes.get(load.node)
+        if node is None or node.epoch != load.epoch:
+            return
+        now = node.heard = self._state.clock()
+        if not node.adopted:
+            self.adopt(node)
+            return
+        seen = load.routers.get(self._state.router, RouterSeen(last_seq=0, calls=[]))
+        findings = reconcile(node.inflight, seen.last_seq, seen.calls, node.unseen)
+        node.unseen = findings.unseen
+        self._settle(node, findings, now)
+        for share in [share for share in node.shares if share.closed]:
+            share.closed = False
+            share.pool.refresh(share, now)
+            self._dispatch.serve(share.pool, now)
+
+    def disconnected(self, client: Client) -> None:
+        """The server's word that a connection has ended: the worker's end, or it is connecting again."""
+        for node in self._state.nodes.values():
+            if node.client == client:
+                self._suspects.add(node.name)
+                self.adopt(node)
+
+    # the handshake
+
+    def adopt_all(self) -> None:
+        """The members or the connection have changed: nothing is ordered until every node had its chance to answer,
+        else what runs there already is ordered twice."""
+        self._dispatch.may_order = False
+        for node in self._state.nodes.values():
+            if node.epoch:
+                node.heard = self._state.clock()
+                self._unasked.add(node.name)
+                self.adopt(node)
+        self._allow_orders()
+
+    def adopt(self, node: Node) -> None:
+        """Ask the node to take this router for the owner; until it answers nothing is sent to it."""
+        node.set_adopted(False)
+        self._refresh(node)
+        again = self._asking.get(node.name)
+        if again is not None:
+            again.set()
+        else:
+            self._asking[node.name] = asyncio.Event()
+            self._background(f"adopt {node.name}", self._ask(node, self._asking[node.name]))
+
+    async def _ask(self, node: Node, again: asyncio.Event) -> None:
+        attempt = 0
+        try:
+            while node.epoch and not node.adopted:
+                again.clear()
+                if not await self._asked(node):
+                    self._suspects.discard(node.name)
+                    self._given_a_chance(node)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(RETRY_S[min(attempt, len(RETRY_S) - 1)]):
+                            await again.wait()
+                    attempt += 1
+        finally:
+            del self._asking[node.name]
+            self._given_a_chance(node)
+
+    async def _asked(self, node: Node) -> bool:
+        """Ask once. True when it need not be waited before asking again: it answered, or the question was outdated."""
+        members = self._state.members
+        asked = (members, node.epoch, node.client, self._bus.reconnects)
+        sent = node.seq
+        question = Adopt(self._state.router, members.epoch, sorted(members.members))
+        try:
+            reply = await self._bus.request(subjects.node_adopt(node.name), codec.pack(question), timeout_s=ADOPT_S)
+            answer, _ = _decode_adopted(reply.payload)
+        except NoResponders:
+            if node.name in self._suspects:
+                self.lose(node, "its connection has ended")
+            return False
+        except (BusError, msgspec.MsgspecError, ValueError) as error:
+            _log.warning("node.adopt_unanswered", node=node.name, error=str(error))
+            return False
+        if asked != (self._state.members, node.epoch, node.client, self._bus.reconnects):
+            return True
+        if answer.node_epoch != node.epoch:
+            return False
+        self._welcome(node, answer, sent)
+        return True
+
+    def _welcome(self, node: Node, answer: Adopted, sent: int) -> None:
+        now = node.heard = self._state.clock()
+        self._suspects.discard(node.name)
+        running = [call.seq for call in answer.calls]
+        unseen = range(answer.last_seq + 1, sent + 1)  # they left before the question and had not come when it did
+        findings = reconcile(node.inflight, answer.last_seq, running, unseen)
+        node.unseen = set()
+        node.seq = max(node.seq, answer.last_seq)
+        for view in answer.calls:
+            if view.seq not in node.inflight:
+                self._take_over(node, view, now)
+        for instance in answer.instances:
+            function = self._state.functions.get(instance.function)
+            pool = function.pools.get(instance.version) if function else None
+            if pool is not None and instance.state == states.Instance.STARTING.value:
+                pool.adopt_start(instance.instance, node, now)
+        node.set_adopted(True)
+        self._settle(node, findings, now)
+        self._refresh(node)
+        _log.info("node.adopted", node=node.name, epoch=node.epoch, calls=len(answer.calls))
+
+    def _take_over(self, node: Node, view: CallView, now: float) -> None:
+        """A call that another owner, or this one in a former life, has sent there."""
+        reply = "" if view.seq in node.written_off else view.reply
+        call = Call(view.invocation, reply, None, b"", now)
+        call.deadline = now + view.budget_ms / 1000
+        call.adopted = True
+        call.sent = now
+        function = self._state.functions.get(view.function)
+        pool = function.pools.get(view.version) if function else None
+        if pool is not None:
+            call.share = pool.occupy(node)
+        node.inflight[view.seq] = call
+
+    def _given_a_chance(self, node: Node) -> None:
+        self._unasked.discard(node.name)
+        self._allow_orders()
+
+    def _allow_orders(self) -> None:
+        if not self._unasked and not self._dispatch.may_order:
+            self._dispatch.may_order = True
+            self._dispatch.touch_all()
+
+    # losses
+
+    def tick(self, now: float, paused_s: float) -> None:
+        """Look for silent nodes. ``paused_s``: time in which this process itself did not run, or had no connection."""
+        for node in self._state.nodes.values():
+            node.heard += paused_s
+            if now - node.heard > SILENCE_S and (node.adopted or (node.epoch and node.inflight)):
+                node.heard = now
+                self.lose(node, f"nothing heard for {SILENCE_S:g} s")
+                self.adopt(node)
+
+    def lose(self, node: Node, reason: str) -> None:
+        """Answer for the node, or have its calls run elsewhere."""
+        now = self._state.clock()
+        calls, node.inflight = node.inflight, {}
+        node.unseen = set()
+        node.set_adopted(False)
+        for pool in self._owned_pools():
+            pool.starts.forget_node(node.name)
+        self._refresh(node)
+        if calls:
+            _log.warning("node.lost", node=node.name, reason=reason, in_flight=len(calls))
+        again = []
+        for seq, call in calls.items():
+            if call.share is None:
+                self._dispatch.fail(call, replies.node_lost(node.name, call.invocation))
+                continue
+            pool = call.share.pool
+            pool.vacate(call.share)
+            if pool.name not in self._state.functions:
+                continue  # its new owner answers
+            if pool.spec.idempotent and not call.adopted and call.attempt < ATTEMPTS:
+                call.attempt += 1
+                again.append(call)
+            else:
+                node.written_off.add(seq)
+                self._dispatch.fail(call, replies.node_lost(node.name, call.invocation), pool)
+        self._dispatch.requeue(again, now)
+
+    def _settle(self, node: Node, findings: Findings, now: float) -> None:
+        """Free what a lost `Done` left occupied; send again what a lost frame left unsaid."""
+        if findings.finished or findings.lost:
+            _log.warning("calls.reconciled", node=node.name, done=len(findings.finished), lost=len(findings.lost))
+        for seq in findings.finished:
+            self._dispatch.free(node.inflight.pop(seq), now)
+        lost = [node.inflight.pop(seq) for seq in findings.lost]
+        for call in lost:
+            assert call.share is not None
+            call.share.pool.vacate(call.share)
+        self._dispatch.requeue(lost, now)
+
+    def _route(self, pool: Pool, name: str, route: Route | None) -> None:
+        now = self._state.clock()
+        pool.route(self._state.node(name), route, now)
+        self._dispatch.serve(pool, now)
+
+    def _refresh(self, node: Node) -> None:
+        now = self._state.clock()
+        for share in list(node.shares):
+            share.pool.refresh(share, now)
+            self._dispatch.serve(share.pool, now)
+
+    def _owned_pools(self) -> Iterable[Pool]:
+        return (pool for function in self._state.functions.values() for pool in function.pools.values())

@@ -1,0 +1,151 @@
+"""One function at its owner: its versions, which of them is current, and the limits that they share.
+
+`plan` says what to order and what to stop; the caller does it. See `pool` for one version, `activation` for the rule.
+"""
+
+from typing import NamedTuple
+
+from mayfly_proto import names
+from mayfly_proto.records import VersionSpec
+from mayfly_router import activation
+from mayfly_router.backlog import Backlog
+from mayfly_router.call import Call
+from mayfly_router.pool import Pool
+
+NO_LIMIT = 1_000_000
+
+
+class Stopping(NamedTuple):
+    pool: Pool
+    node: str
+    number: int  # idle ones first; -1: all
+
+
+class Plan(NamedTuple):
+    orders: list[tuple[Pool, int]]
+    stops: list[Stopping]
+
+
+class Change(NamedTuple):
+    """What a new record means for those who wait and for what runs."""
+
+    orphans: list[tuple[Pool, Call]]  # they asked for a version that is no more
+    stops: list[Stopping]  # instances that nobody needs any longer
+
+
+class Function:
+    def __init__(self, name: str, backlog: Backlog) -> None:
+        self.name = names.check_function(name)
+        self.pools: dict[int, Pool] = {}
+        self.current: Pool | None = None  # None: deleted
+        self.left = False  # another router's now
+        self.calls = 0
+        self.errors = 0  # answered by this router
+        self._backlog = backlog
+
+    def pool(self, pinned: int) -> Pool | None:
+        return self.pools.get(pinned) if pinned else self.current
+
+    def apply(self, specs: dict[int, VersionSpec], current: int, now: float) -> Change:
+        """The versions that can be called are these, from now on. Waiting calls that asked for no version move to
+        the current one; specs are immutable, so a version that is here already stays as it is."""
+        before = self.current
+        gone = [self.pools.pop(version) for version in list(self.pools) if version not in specs]
+        for version, spec in specs.items():
+            if version not in self.pools:
+                self.pools[version] = Pool(spec, self._backlog)
+        self.current = self.pools[current]
+        if before is not None and before is not self.current:
+            self._move(before, self.current, now)
+        retired = [*gone, before] if before not in gone else gone
+        orphans = [(pool, call) for pool in gone for call in pool.empty()]
+        stops = [stop for pool in retired if pool and pool is not self.current for stop in _stop_all(pool)]
+        for pool in gone:
+            pool.shut()
+        return Change(orphans, stops)
+
+    def delete(self) -> Change:
+        """There is no such function any longer."""
+        pools = list(self.pools.values())
+        orphans = [(pool, call) for pool in pools for call in pool.empty()]
+        stops = [stop for pool in pools for stop in _stop_all(pool)]
+        self.leave()
+        self.pools, self.current = {}, None
+        return Change(orphans, stops)
+
+    def leave(self) -> list[Call]:
+        """The function is another router's now. Returns all waiting calls, oldest first."""
+        self.left = True
+        waiting = [call for pool in self.pools.values() for call in pool.empty()]
+        for pool in self.pools.values():
+            pool.shut()
+        return sorted(waiting, key=lambda call: call.arrived)
+
+    def plan(self, now: float) -> Plan:
+        """What the waiting calls and the minimum ask for, within the limit that all versions share."""
+        orders: list[tuple[Pool, int]] = []
+        if self.current is None:
+            return Plan(orders, [])
+        room = self._room()
+        short = 0
+        for pool in self.pools.values():
+            if now < pool.starts.retry_at:
+                continue
+            asked = activation.need(pool.demand(now, NO_LIMIT)) if pool.queue else 0
+            wanted = max(asked, self._below_minimum(pool))
+            granted = max(0, min(wanted, room))
+            if granted:
+                orders.append((pool, granted))
+                room -= granted
+            short += wanted - granted
+        return Plan(orders, self._make_room(max(short, -room)))
+
+    @property
+    def waiting(self) -> int:
+        return sum(len(pool.queue) for pool in self.pools.values())
+
+    @property
+    def restless(self) -> bool:
+        """Something is due by time alone: calls wait, instances are coming, or a minimum is kept."""
+        return any(pool.queue or pool.starts for pool in self.pools.values()) or (
+            self.current is not None and self.current.spec.min_instances > 0
+        )
+
+    def _room(self) -> int:
+        assert self.current is not None
+        limit = self.current.spec.max_instances
+        return limit - sum(pool.held + len(pool.starts) for pool in self.pools.values())
+
+    def _below_minimum(self, pool: Pool) -> int:
+        if pool is not self.current:
+            return 0
+        missing = pool.spec.min_instances - pool.held - len(pool.starts)
+        return min(missing, 1 - len(pool.starts)) if pool.starts.failures else missing
+
+    def _make_room(self, short: int) -> list[Stopping]:
+        """Idle instances of versions for which nobody waits, up to as many as are lacking."""
+        stops = []
+        for pool in self.pools.values():
+            spare = 0 if pool.queue else pool.held - (pool.spec.min_instances if pool is self.current else 0)
+            for share in list(pool.shares.values()):
+                count = min(short, spare, share.idle)
+                if count > 0:
+                    stops.append(Stopping(pool, share.node.name, count))
+                    pool.close(share)  # no call may meet an instance that is told to go
+                    short -= count
+                    spare -= count
+        return stops
+
+    def _move(self, source: Pool, target: Pool, now: float) -> None:
+        moving = source.unpinned()
+        if moving:
+            target.put_back(moving + target.empty(), now)
+
+    def __repr__(self) -> str:
+        current = self.current.spec.version if self.current else None
+        return f"<Function {self.name}, current {current}: {list(self.pools.values())}>"
+
+
+def _stop_all(pool: Pool) -> list[Stopping]:
+    """Unless somebody who asked for this very version waits for it."""
+    return [] if pool.queue else [Stopping(pool, node, -1) for node in sorted(pool.retire())]

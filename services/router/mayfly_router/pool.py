@@ -1,0 +1,293 @@
+"""One version of a function at its owner: slots by node, calls that wait, instances that are coming.
+
+Everything here is decided at once, without waiting for anything; the caller sends and answers afterwards.
+
+Invariants
+* Capacity comes only from the Route Cache (`route`); what is in a slot comes only from our own count (`take`,
+  `release`).
+* While a call waits no open slot is free: whoever makes room calls `match` in the same step. So `take` is first come,
+  first served without looking at the queue.
+* A slot freed is handed to the oldest waiting call; a call is bound to a node only at that moment.
+* The last used node is used first: the others stay idle and can be reclaimed.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+from mayfly_proto.errors import CallError
+from mayfly_proto.messages import Refusal
+from mayfly_proto.records import Route, VersionSpec
+from mayfly_router import activation
+from mayfly_router.backlog import Backlog
+from mayfly_router.call import Call
+from mayfly_router.nodes import Node
+from mayfly_router.share import Share
+from mayfly_router.starts import Starts
+
+NO_NODES = "no_nodes"  # `Activated.reason` when there is no worker at all
+NO_NODES_PATIENCE_S = 5.0  # a worker that is being restarted is back by then
+SMOOTHING = 0.2  # weight of a new sample in the mean service time
+
+
+class Pool:
+    def __init__(self, spec: VersionSpec, backlog: Backlog) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.version = spec.version
+        self.queue: deque[Call] = deque()
+        self.shares: dict[str, Share] = {}
+        self.starts = Starts()
+        self.ready = 0  # instances on open shares
+        self.slots = 0  # of them
+        self.busy = 0  # on all shares
+        self.service_s: float | None = None
+        self._backlog = backlog
+        self._free: list[Share] = []  # shares with a free slot, the last used at the end
+        self._next_deadline = float("inf")
+        self._waiting_since = 0.0
+
+    # calls
+
+    def take(self) -> Share | None:
+        """A free slot, or None."""
+        if not self._free:
+            return None
+        share = self._free[-1]
+        share.busy += 1
+        self.busy += 1
+        if share.busy >= share.slots:
+            self._free.pop()
+            share.free = False
+        return share
+
+    def release(self, share: Share) -> Call | None:
+        """A slot is free again. Returns the waiting call that has it now, if any."""
+        if self.queue and share.open and share.busy <= share.slots:
+            return self._next()
+        self.vacate(share)
+        return None
+
+    def vacate(self, share: Share) -> None:
+        """A slot is free again and nobody is to have it yet: the call itself comes back."""
+        share.busy -= 1
+        self.busy -= 1
+        if not share.free:
+            self._list(share)
+
+    def occupy(self, node: Node) -> Share:
+        """A call runs there that was sent by another owner, or by this one in a former life."""
+        share = self.shares.get(node.name) or self._share(node)
+        share.busy += 1
+        self.busy += 1
+        self._unlist(share)
+        self._list(share)
+        return share
+
+    def wait(self, call: Call, now: float) -> bool:
+        """Queue a call. False: the queue is full."""
+        if len(self.queue) >= self.spec.max_queue or not self._backlog.add(len(call.payload)):
+            return False
+        if not self.queue:
+            self._waiting_since = now
+        self.queue.append(call)
+        self._next_deadline = min(self._next_deadline, call.deadline)
+        return True
+
+    def put_back(self, calls: Iterable[Call], now: float) -> None:
+        """Queue calls again that no instance has seen, oldest first, ahead of all others; they are let in always."""
+        for call in sorted(calls, key=lambda call: call.arrived, reverse=True):
+            self._backlog.force(len(call.payload))
+            if not self.queue:
+                self._waiting_since = now
+            self.queue.appendleft(call)
+            self._next_deadline = min(self._next_deadline, call.deadline)
+
+    def match(self) -> list[tuple[Share, Call]]:
+        """Give free slots to waiting calls."""
+        pairs = []
+        while self.queue and (share := self.take()) is not None:
+            pairs.append((share, self._next()))
+        return pairs
+
+    def expire(self, now: float) -> list[Call]:
+        """Take out the waiting calls whose deadline has passed."""
+        if now < self._next_deadline:
+            return []
+        late = [call for call in self.queue if call.deadline <= now]
+        self._keep(call for call in self.queue if call.deadline > now)
+        return late
+
+    def empty(self) -> list[Call]:
+        """Take out all waiting calls."""
+        calls = list(self.queue)
+        self._keep(())
+        return calls
+
+    def unpinned(self) -> list[Call]:
+        """Take out the waiting calls that did not ask for this very version."""
+        calls = [call for call in self.queue if not call.pinned]
+        if calls:
+            self._keep(call for call in self.queue if call.pinned)
+        return calls
+
+    def served(self, duration_s: float) -> None:
+        mean = self.service_s
+        self.service_s = duration_s if mean is None else mean + SMOOTHING * (duration_s - mean)
+
+    def retry_after_s(self) -> int:
+        """In how many seconds a call refused now would find room, by the pace of the calls before it."""
+        predicted = len(self.queue) * (self.service_s or self.starts.cold_s) / max(1, self.slots)
+        return min(60, max(1, round(predicted)))
+
+    # capacity
+
+    def route(self, node: Node, route: Route | None, now: float) -> None:
+        """The Route Cache's word on one node."""
+        share = self.shares.get(node.name)
+        if route is None:
+            if share is not None:
+                share.instances, share.slots = [], 0
+                self.refresh(share, now)
+            return
+        if share is None:
+            share = self._share(node)
+        share.epoch, share.instances, share.slots = route.epoch, route.instances, route.slots
+        share.closed = False
+        self.refresh(share, now)
+
+    def close(self, share: Share) -> None:
+        """The node refused a call: trust this share no more until the node's next word about it."""
+        share.closed = True
+        self._unlist(share)
+        self._count()
+
+    def refresh(self, share: Share, now: float) -> None:
+        """The share, or the state of its node, has changed."""
+        if share.valid:
+            self.starts.ready(share.instances, now)
+        self._unlist(share)
+        self._list(share)
+        self._count()
+
+    def retire(self) -> set[str]:
+        """Nobody needs its instances any longer. Returns the nodes that have some; they are told to stop them."""
+        nodes = self.starts.nodes | set(self.shares)
+        for node in nodes:
+            self.starts.forget_node(node)
+        for share in list(self.shares.values()):
+            self.close(share)
+        return nodes
+
+    def shut(self) -> None:
+        """No more of ours: what it holds is no capacity, and calls in flight end as they may."""
+        for share in self.shares.values():
+            share.closed = True
+            share.free = False
+            share.node.shares.discard(share)
+        self._free.clear()
+        self.shares.clear()
+        self.starts.forget_all()
+        self._count()
+
+    @property
+    def held(self) -> int:
+        return sum(share.held for share in self.shares.values())
+
+    def holds(self) -> dict[str, int]:
+        """How many instances each node is to keep so that the minimum stands, on the fewest nodes."""
+        missing = self.spec.min_instances
+        counts = {}
+        for share in sorted(self.shares.values(), key=lambda share: (-len(share.instances), share.node.name)):
+            count = min(missing, len(share.instances) if share.open else 0)
+            if count > 0:
+                counts[share.node.name] = count
+                missing -= count
+        return counts
+
+    # instances that are coming
+
+    def demand(self, now: float, room: int) -> activation.Demand:
+        starts = self.starts
+        return activation.Demand(
+            queued=len(self.queue),
+            free=sum(share.slots - share.busy for share in self._free),
+            busy=self.busy,
+            ready=self.ready,
+            starting=starts.covering,
+            concurrency=self.spec.concurrency,
+            room=room,
+            eager=self.spec.activation == "eager",
+            failing=starts.failures > 0 and not self.ready,
+            service_s=self.service_s,
+            cold_s=starts.cold_s,
+            head_age_s=now - self.queue[0].arrived if self.queue else 0.0,
+            waiting_s=now - self._waiting_since if self.queue else 0.0,
+            since_order_s=now - starts.ordered_at,
+        )
+
+    def adopt_start(self, instance: str, node: Node, now: float) -> None:
+        """An instance that starts there by another owner's order."""
+        share = self.shares.get(node.name)
+        if not (share and instance in share.instances):
+            self.starts.adopt(instance, node.name, now)
+
+    def not_placed(self, instances: list[str], reason: str, now: float) -> list[Call]:
+        """No node took them. Returns the waiting calls for which there is no hope."""
+        self.starts.refused(instances, now)
+        if self.busy or self.held or self.starts or not self.queue:
+            return []
+        age = now - self.queue[0].arrived
+        hopeless = reason == Refusal.NO_ROOM or (reason == NO_NODES and age >= NO_NODES_PATIENCE_S)
+        return self.empty() if hopeless else []
+
+    def start_failed(self, instance: str, failure: CallError, now: float, jitter: float) -> list[Call]:
+        """A start came to nothing. Returns the waiting calls when nothing is ready or coming that could serve them."""
+        ours = self.starts.failed(instance, failure, now, jitter)
+        return self.empty() if ours and not self.ready and not self.starts else []
+
+    def hopeless(self, now: float) -> CallError | None:
+        """The reason not even to wait: starts fail, and the next try is not due yet."""
+        starts = self.starts
+        many = starts.failures >= activation.FAILURES_BEFORE_BACKOFF
+        return starts.failure if many and now < starts.retry_at and not self.ready and not starts else None
+
+    def _share(self, node: Node) -> Share:
+        share = self.shares[node.name] = Share(self, node)
+        node.shares.add(share)
+        return share
+
+    def _next(self) -> Call:
+        call = self.queue.popleft()
+        self._backlog.remove(len(call.payload))
+        return call
+
+    def _keep(self, calls: Iterable[Call]) -> None:
+        kept = deque(calls)
+        self._backlog.remove(sum(len(call.payload) for call in self.queue) - sum(len(call.payload) for call in kept))
+        self.queue = kept
+        self._next_deadline = min((call.deadline for call in kept), default=float("inf"))
+
+    def _list(self, share: Share) -> None:
+        if share.busy < share.slots:
+            if share.open:
+                self._free.append(share)
+                share.free = True
+        elif not share.slots and not share.busy:
+            self.shares.pop(share.node.name, None)
+            share.node.shares.discard(share)
+
+    def _unlist(self, share: Share) -> None:
+        if share.free:
+            self._free.remove(share)
+            share.free = False
+
+    def _count(self) -> None:
+        shares = [share for share in self.shares.values() if share.open]
+        self.ready = sum(len(share.instances) for share in shares)
+        self.slots = sum(share.slots for share in shares)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Pool {self.spec.name}@{self.spec.version}: {len(self.queue)} queued, {self.busy}/{self.slots} busy, "
+            f"{self.ready} ready, {len(self.starts)} starting>"
+        )

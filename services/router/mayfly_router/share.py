@@ -1,0 +1,47 @@
+"""What one version has on one node: slots by the Route Cache, calls in them by our own count."""
+
+from typing import TYPE_CHECKING
+
+from mayfly_router.nodes import Node
+
+if TYPE_CHECKING:
+    from mayfly_router.pool import Pool
+
+
+class Share:
+    __slots__ = ("busy", "closed", "epoch", "free", "instances", "node", "pool", "slots")
+
+    def __init__(self, pool: "Pool", node: Node) -> None:
+        self.pool = pool
+        self.node = node
+        self.epoch = 0  # of the node that wrote the route
+        self.instances: list[str] = []
+        self.slots = 0
+        self.busy = 0  # slots our calls are in
+        self.closed = False  # the node refused a call: wait for its next word
+        self.free = False  # on the pool's list of shares with a free slot
+
+    @property
+    def valid(self) -> bool:
+        return self.epoch == self.node.epoch > 0
+
+    @property
+    def open(self) -> bool:
+        return self.node.usable and not self.closed and self.epoch == self.node.epoch
+
+    @property
+    def occupied(self) -> int:
+        """The fewest instances that our calls there can be in."""
+        return -(-self.busy // self.pool.spec.concurrency)
+
+    @property
+    def held(self) -> int:
+        """Instances that exist there: those ready, and those that left the Route Cache with calls still in them."""
+        return max(self.occupied, len(self.instances) if self.valid else 0)
+
+    @property
+    def idle(self) -> int:
+        return self.held - self.occupied if self.open else 0
+
+    def __repr__(self) -> str:
+        return f"<Share {self.node.name} {self.busy}/{self.slots}{'' if self.open else ' shut'}>"
