@@ -150,7 +150,7 @@ ROLES: Mapping[str, Permissions] = MappingProxyType(
             publish=(
                 subjects.node_start(ANY),
                 *_write(storage.ROUTES),  # a gone node's entries are purged
-                *_read(storage.VERSIONS, storage.ROUTES, storage.NODES),
+                *_read(storage.ROUTES, storage.NODES),
                 *_PEOPLE,
                 _inbox(ROUTER),
             ),
@@ -159,7 +159,7 @@ ROLES: Mapping[str, Permissions] = MappingProxyType(
                 subjects.SERVICES,
                 _queue(subjects.ACTIVATE, subjects.ACTIVATOR_QUEUE),
                 subjects.LOAD_NODES,
-                *_feed(storage.VERSIONS, storage.ROUTES, storage.NODES),
+                *_feed(storage.ROUTES, storage.NODES),
             ),
         ),
         WORKER: Permissions(

@@ -62,8 +62,8 @@ PUBLISH: dict[str, set[str]] = {
     # it reads the chunks of packages from buckets of the user's.
     "$JS.API.DIRECT.GET.KV_functions": {"gateway", "registry", "router", "scaler"},
     "$JS.API.DIRECT.GET.KV_functions.$KV.functions.hello": {"gateway", "registry", "router", "scaler"},
-    "$JS.API.DIRECT.GET.KV_versions": SERVICES,
-    "$JS.API.DIRECT.GET.KV_versions.$KV.versions.hello.1": SERVICES,
+    "$JS.API.DIRECT.GET.KV_versions": SERVICES - {"activator"},
+    "$JS.API.DIRECT.GET.KV_versions.$KV.versions.hello.1": SERVICES - {"activator"},
     "$JS.API.DIRECT.GET.KV_numbers": {"registry"},
     "$JS.API.DIRECT.GET.KV_numbers.$KV.numbers.hello": {"registry"},
     "$JS.API.DIRECT.GET.KV_routes": {"registry", "router", "activator", "worker", "scaler"},
@@ -134,7 +134,7 @@ SUBSCRIBE: dict[str, set[str]] = {
     "usage.>": set(),
     # mirrors
     "mayfly.kv.functions.>": {"gateway", "router", "scaler"},
-    "mayfly.kv.versions.>": {"gateway", "router", "activator", "scaler"},
+    "mayfly.kv.versions.>": {"gateway", "router", "scaler"},
     "mayfly.kv.routes.>": {"router", "activator", "scaler"},
     "mayfly.kv.nodes.>": SERVICES - {"registry"},
     "mayfly.kv.routers.>": {"router"},

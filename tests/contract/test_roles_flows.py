@@ -101,7 +101,7 @@ async def test_messages_arrive(
     ("bucket", "key", "writer", "mirrors"),
     [
         (storage.FUNCTIONS, "hello", "registry", ["gateway", "router", "scaler"]),
-        (storage.VERSIONS, "hello.1", "registry", ["gateway", "router", "activator", "scaler"]),
+        (storage.VERSIONS, "hello.1", "registry", ["gateway", "router", "scaler"]),
         (storage.ROUTES, "n1.1.hello", "worker", ["router", "activator", "scaler"]),
         (storage.ROUTES, "n1.1.hello", "activator", ["router", "activator", "scaler"]),
         (storage.NODES, "n1", "worker", ["gateway", "router", "activator", "scaler"]),
