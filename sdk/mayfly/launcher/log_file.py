@@ -23,10 +23,11 @@ class LogFile:
         self._file.close()
 
 
-def tail(path: Path, lines: int = 20) -> str:
-    """The last lines of a log; "" when there is none."""
+def tail(path: Path, lines: int = 20, width: int = 300) -> str:
+    """The last lines of a log, the long ones cut; "" when there is none."""
     try:
         with path.open(errors="replace") as file:
-            return "".join(deque(file, maxlen=lines)).rstrip()
+            last = deque(file, maxlen=lines)
     except FileNotFoundError:
         return ""
+    return "\n".join(line.rstrip()[:width] for line in last)
