@@ -31,6 +31,7 @@ _LINKS = {
     "/dev/stderr": "/proc/self/fd/2",
     "/var/tmp": TMP,  # noqa: S108
 }
+_TMP_FLAGS = linux.MS_NOSUID | linux.MS_NODEV
 _PASSWD = "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
 
 
@@ -69,8 +70,13 @@ def _make_device(path: str, number: int) -> None:
     os.chmod(path, 0o666)  # noqa: S103  what every process may use
 
 
-def enter(code: int, tmp_mb: int) -> None:
-    """Gives this process its own view: ``code`` (a detached mount) at /code, an empty tmpfs at /tmp."""
+def enter() -> None:
+    """Gives this process a view of its own, with an empty /tmp."""
     linux.unshare(linux.NEWNS)
+    linux.mount("tmpfs", TMP, "tmpfs", _TMP_FLAGS, "mode=1777")
+
+
+def furnish(code: int, tmp_mb: int) -> None:
+    """``code``, a detached mount, at /code; and the bound of /tmp."""
     linux.move_mount(code, CODE)
-    linux.mount("tmpfs", TMP, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"size={tmp_mb}m,mode=1777")
+    linux.mount("tmpfs", TMP, "tmpfs", linux.MS_REMOUNT | _TMP_FLAGS, f"size={tmp_mb}m,mode=1777")

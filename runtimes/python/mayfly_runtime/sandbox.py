@@ -2,13 +2,14 @@
 
 The order is forced: groups and mounts need root; rules about files are made while their paths can still be read; the uid goes
 before the capabilities; a change of uid clears the parent-death signal and the dumpable flag, so both come after it;
-no_new_privs must be on before Landlock and seccomp; seccomp is last, as it forbids much of the above. A step that fails
+no_new_privs is on before Landlock and seccomp; seccomp is last, as it forbids much of the above. A step that fails
 raises, and the start fails with the step's name and errno: a sandbox is whole or there is no instance.
 """
 
 import os
 import resource
 import signal
+import sys
 from dataclasses import dataclass
 
 from mayfly_runtime import landlock, linux, root, seccomp
@@ -32,74 +33,77 @@ class Confinement:
     uid: int  # 0: keep the present one
     memory_mb: int
     limit_data: bool  # no control group: the limit is one of this process alone
-    private_root: bool
     code: str
     tmp: str
-    ports: list[int]  # TCP ports it may connect to
+    connect: list[int]  # TCP ports it may connect to, beside the usual ones
 
 
 class Kernel:
     """What was looked up once, in the zygote, and holds for every process forked from it."""
 
-    def __init__(self, runtime_paths: tuple[str, ...]) -> None:
+    def __init__(self, *, private_root: bool, ports: list[int]) -> None:
+        self.private_root = private_root
+        self.ports = ports  # TCP ports that every function may connect to
         self.landlock = landlock.abi()
         self.filter = seccomp.program()
-        self.data_bytes = _data_bytes()
-        self.runtime_paths = runtime_paths
+        self.interpreter = (sys.base_prefix, sys.base_exec_prefix)
+        with open("/proc/self/statm") as statm:
+            self.data_bytes = int(statm.read().split()[5]) * resource.getpagesize()
+        self.rules: landlock.Rules | None = None  # of most functions, in a private root
+        if private_root and self.landlock >= 4:
+            self.rules = landlock.Rules(self.landlock, files=False)
+            self.rules.allow_ports(ports)
 
 
-def _data_bytes() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[5]) * resource.getpagesize()
-
-
-def confine(kernel: Kernel, want: Confinement, groups: list[int], code_mount: int | None) -> None:
-    """``groups`` are open ``cgroup.procs`` files. Raises ``OSError``."""
+def prepare(kernel: Kernel, groups: list[int]) -> None:
+    """What is the same for every function. ``groups`` are open files of control groups to join. Raises ``OSError``."""
     for group in groups:
         os.write(group, b"0")
-    if code_mount is not None:
-        root.enter(code_mount, want.memory_mb)
-    _limit(kernel, want)
+    if kernel.private_root:
+        root.enter()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
+    linux.prctl("subreaper", linux.PR_SET_CHILD_SUBREAPER, 1)
+    linux.prctl("no_new_privs", linux.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def confine(kernel: Kernel, want: Confinement, mounts: list[int]) -> None:
+    """The rest. ``mounts`` is the code's mount in a private root, and nothing elsewhere. Raises ``OSError``."""
+    for mount in mounts:
+        root.furnish(mount, want.memory_mb)
+    if want.limit_data:
+        data = kernel.data_bytes + want.memory_mb * 2**20
+        resource.setrlimit(resource.RLIMIT_DATA, (data, data))
     rules = _rules(kernel, want)
     if want.uid:
         _become(want.uid)
     linux.drop_capabilities()
     linux.prctl("parent death signal", linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     linux.prctl("not dumpable", linux.PR_SET_DUMPABLE, 0)
-    linux.prctl("subreaper", linux.PR_SET_CHILD_SUBREAPER, 1)
-    linux.prctl("no_new_privs", linux.PR_SET_NO_NEW_PRIVS, 1)
     if rules is not None:
         rules.enforce()
     linux.load_seccomp(kernel.filter)
 
 
-def _limit(kernel: Kernel, want: Confinement) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
-    if want.uid:
-        resource.setrlimit(resource.RLIMIT_NPROC, (_PROCESSES, _PROCESSES))
-    if want.limit_data:
-        data = kernel.data_bytes + want.memory_mb * 2**20
-        resource.setrlimit(resource.RLIMIT_DATA, (data, data))
-
-
 def _rules(kernel: Kernel, want: Confinement) -> landlock.Rules | None:
     """In a private root the mounts say what can be seen and written; elsewhere Landlock does."""
-    files = not want.private_root
-    if not kernel.landlock or (kernel.landlock < 4 and not files):
+    if kernel.private_root and not want.connect:
+        return kernel.rules
+    if not kernel.landlock or (kernel.private_root and kernel.landlock < 4):
         return None
-    rules = landlock.Rules(kernel.landlock, files=files)
-    if files:
-        rules.allow_reading((*_READABLE, *kernel.runtime_paths, want.code))
+    rules = landlock.Rules(kernel.landlock, files=not kernel.private_root)
+    if not kernel.private_root:
+        rules.allow_reading((*_READABLE, *kernel.interpreter, want.code))
         rules.allow_writing((*_WRITABLE, want.tmp))
-    rules.allow_ports(want.ports)
+    rules.allow_ports([*kernel.ports, *want.connect])
     return rules
 
 
 def _become(uid: int) -> None:
     for stream in (1, 2):
         os.fchown(stream, uid, uid)  # so that it may open /dev/stdout
+    resource.setrlimit(resource.RLIMIT_NPROC, (_PROCESSES, _PROCESSES))
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)

@@ -4,6 +4,7 @@ frame = u8 kind | u32 length of the metadata | u32 length of the payload | metad
 """
 
 import os
+import socket
 import struct
 import threading
 from typing import Any, cast
@@ -16,6 +17,7 @@ INIT_ERROR = 3
 RESULT = 4
 ERROR = 5
 LOG = 6
+START = 7
 
 JSON = 0
 TEXT = 1
@@ -58,6 +60,16 @@ class Channel:
     def close(self) -> None:
         os.close(self.fd)
         self.fd = -1
+
+    def receive_start(self) -> tuple[Any, list[int]] | None:
+        """Metadata and file descriptors of the START frame; None when the worker has closed its end."""
+        with socket.socket(fileno=os.dup(self.fd)) as sock:
+            data, ancillary, _, _ = sock.recvmsg(_READ, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)
+        if not data:
+            return None
+        self._pending = data
+        frame = self.receive()
+        return frame and (frame[0], [fd for _, _, raw in ancillary for fd in memoryview(raw).cast("i")])
 
     def receive(self) -> tuple[Any, bytes] | None:
         """Metadata and payload of the next event; None when the worker has closed its end. Blocks."""

@@ -46,7 +46,7 @@ def main(fd: int, folders: list[str]) -> NoReturn:
     if not own_pids:
         linux.prctl("subreaper", linux.PR_SET_CHILD_SUBREAPER, 1)
     _preload()
-    kernel = sandbox.Kernel((sys.base_prefix, sys.base_exec_prefix))
+    kernel = sandbox.Kernel(private_root=private_root, ports=setup["ports"])
     _hide(folders)
     hello = {
         "kind": "hello",
@@ -110,6 +110,8 @@ def _preload() -> None:
     for name in _PRELOAD:
         with contextlib.suppress(ImportError):  # an interpreter may be built without sqlite3 or ssl
             __import__(name)
+    with contextlib.suppress(ImportError):
+        __import__("mayfly_warm_up")  # which is nowhere: the search has each folder listed for good
 
 
 def _hide(folders: list[str]) -> None:
@@ -151,23 +153,22 @@ class Zygote:
         if not data:
             os._exit(0)
         fds = [fd for _, _, raw in ancillary for fd in memoryview(raw).cast("i")]
-        order = instance.Order.parse(msgpack_unpack(data))
+        order = msgpack_unpack(data)["id"]
         try:
             self._fork(order, fds)
         except OSError as error:
-            self._tell({"kind": "failed", "id": order.id, "message": f"fork: {error.strerror}"})
+            self._tell({"kind": "failed", "id": order, "message": f"fork: {error.strerror}"})
         finally:
             for fd in fds:
                 os.close(fd)
 
-    def _fork(self, order: instance.Order, fds: list[int]) -> None:
+    def _fork(self, order: int, fds: list[int]) -> None:
         pid = os.fork()
         if not pid:
-            signal.set_wakeup_fd(-1)
-            instance.run(self._kernel, order, fds)
-        self._children[pid] = order.id
+            instance.run(self._kernel, fds)
+        self._children[pid] = order
         pidfd = os.pidfd_open(pid)
-        self._tell({"kind": "forked", "id": order.id}, pidfd)
+        self._tell({"kind": "forked", "id": order}, pidfd)
         os.close(pidfd)
 
     def _reap(self) -> None:

@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from mayfly_proto import codec
 from mayfly_proto.records import VersionSpec
 from mayfly_worker.sandbox_groups import Group
 
-_EVENT, _READY, _INIT_ERROR, _RESULT, _ERROR, _LOG = 1, 2, 3, 4, 5, 6
+_EVENT, _READY, _INIT_ERROR, _RESULT, _ERROR, _LOG, _START = 1, 2, 3, 4, 5, 6, 7
 _STREAMS = {1: "stdout", 2: "stderr"}
 
 _READ = 1 << 18
@@ -67,6 +68,17 @@ class Listener(Protocol):
         """Exactly once, after everything else."""
 
 
+class _Nobody:
+    """Listens to a spare."""
+
+    def on_ready(self, phases_ms: dict[str, float]) -> None: ...
+    def on_init_error(self, message: str, traceback: str) -> None: ...
+    def on_result(self, call: int, content_type: int, extra_headers: bytes | None, payload: bytes) -> None: ...
+    def on_error(self, call: int, kind: str, message: str, traceback: str) -> None: ...
+    def on_log(self, stream: str, invocation: str, lines: bytes) -> None: ...
+    def on_exit(self, exit: Exit) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """The kernel's word on an ended process: `code` is negative for a signal."""
@@ -85,19 +97,17 @@ class Process:
 
     def __init__(
         self,
-        launch: Launch,
-        listener: Listener,
         loop: asyncio.AbstractEventLoop,
         on_end: Callable[["Process"], None],
     ) -> None:
-        self.launch = launch
+        self.launch: Launch | None = None  # None as long as it is a spare
         self.pid = 0  # in the worker's own pid namespace; 0 until the fork is reported
         self.group: Group | None = None
         self.ended = False
-        self._listener = listener
+        self._listener: Listener = _Nobody()
         self._loop = loop
         self._on_end = on_end
-        self._began = loop.time()
+        self._began = 0.0
         self._pidfd = -1
         self._socket: socket.socket | None = None
         self._received = b""
@@ -110,7 +120,8 @@ class Process:
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else "killed" if self._killed else "alive"
-        return f"<Process {self.launch.instance} pid={self.pid} {state}>"
+        name = self.launch.instance if self.launch else "spare"
+        return f"<Process {name} pid={self.pid} {state}>"
 
     # -- what the worker does with it
 
@@ -126,19 +137,7 @@ class Process:
     ) -> None:
         if self._socket is None:
             return  # its end is told by on_exit
-        frame = codec.pack_instance(_EVENT, (call, invocation, budget_ms, cold, attempt, headers), payload)
-        if self._unsent:
-            self._unsent += frame
-            return
-        try:
-            sent = self._socket.send(frame)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            return
-        if sent < len(frame):
-            self._unsent += memoryview(frame)[sent:]
-            self._loop.add_writer(self._socket, self._send_rest)
+        self._send(codec.pack_instance(_EVENT, (call, invocation, budget_ms, cold, attempt, headers), payload))
 
     def stop(self) -> None:
         """Politely: close the socket; the process ends by itself, and is killed after 2 s if it does not."""
@@ -172,18 +171,50 @@ class Process:
 
     # -- what the runtime tells it
 
-    def connect(self, sock: socket.socket, stdout: int, stderr: int) -> None:
-        """The worker's ends of what the process was given."""
-        self._socket = sock
-        sock.setblocking(False)
-        self._loop.add_reader(sock, self._on_socket)
-        for fd, stream in ((stdout, "stdout"), (stderr, "stderr")):
-            os.set_blocking(fd, False)
-            self._pipes[fd] = _Lines(stream)
-            self._loop.add_reader(fd, self._on_pipe, fd)
+    def assign(self, launch: Launch, listener: Listener) -> None:
+        """Whose it is from now on; its start is counted from here."""
+        self.launch = launch
+        self._listener = listener
+        self._began = time.monotonic()
+
+    def start(self, fields: dict[str, Any], fds: list[int]) -> None:
+        """Makes a spare the instance of its launch. ``fds``, its code's mount if any, are closed here."""
+        frame = codec.pack_instance(_START, fields | {"sent": self._began})
+        sent = 0
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                sent = socket.send_fds(self._socket, [frame], fds)
+            self._send_later(frame[sent:])
+        for fd in fds:
+            os.close(fd)
+
+    @property
+    def wired(self) -> bool:
+        return self._socket is not None
+
+    def wire(self) -> list[int]:
+        """Makes socket and pipes; returns the ends that the process is to get. Raises ``OSError``."""
+        theirs: list[int] = []
+        try:
+            self._socket, there = socket.socketpair()
+            theirs.append(there.detach())
+            self._socket.setblocking(False)
+            self._loop.add_reader(self._socket, self._on_socket)
+            for stream in ("stdout", "stderr"):
+                fd, write_end = os.pipe2(os.O_CLOEXEC)
+                theirs.append(write_end)
+                os.set_blocking(fd, False)
+                self._pipes[fd] = _Lines(stream)
+                self._loop.add_reader(fd, self._on_pipe, fd)
+        except OSError:
+            for fd in theirs:
+                os.close(fd)
+            raise
+        return theirs
 
     def forked(self, pidfd: int) -> None:
         if self.ended:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.close(pidfd)
             return
         self._pidfd = pidfd
@@ -193,9 +224,13 @@ class Process:
             self.kill()
 
     def fail(self, message: str) -> None:
-        """It could not even be forked."""
+        """It could not be forked, or not be given what it needs."""
+        if self.ended:
+            return
         self._listener.on_init_error(message, "")
-        self.finish(None)
+        self.kill()
+        if self._pidfd < 0:
+            self.finish(None)
 
     def end_over_limit(self) -> None:
         """Found above its memory limit where no control group enforces it."""
@@ -235,6 +270,24 @@ class Process:
     def _on_gone(self) -> None:
         self._loop.remove_reader(self._pidfd)
         self._timers.append(self._loop.call_later(_STATUS_S, self.finish, None))
+
+    def _send(self, frame: bytes) -> None:
+        if self._socket is None or self._unsent:
+            self._unsent += frame
+            return
+        try:
+            sent = self._socket.send(frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return
+        if sent < len(frame):
+            self._send_later(frame[sent:])
+
+    def _send_later(self, rest: bytes) -> None:
+        if rest and self._socket is not None:
+            self._unsent += rest
+            self._loop.add_writer(self._socket, self._send_rest)
 
     def _send_rest(self) -> None:
         sock = self._socket
@@ -307,7 +360,7 @@ class Process:
             self._listener.on_error(*_error(raw))
         elif kind == _READY:
             phases = _ready(raw)
-            self._listener.on_ready(phases | {"total": round((self._loop.time() - self._began) * 1000, 3)})
+            self._listener.on_ready(phases | {"total": round((time.monotonic() - self._began) * 1000, 3)})
         elif kind == _INIT_ERROR:
             self._listener.on_init_error(*_init_error(raw))
         else:

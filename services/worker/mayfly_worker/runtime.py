@@ -1,10 +1,12 @@
-"""Starts instances of Python functions: one zygote, restarted when it dies, and what each instance is given."""
+"""Starts instances of Python functions.
+
+One zygote, restarted when it dies, forks processes; a few spares are forked ahead, so that a start is only the
+sandbox and the import. What an instance is given besides, its files, mounts and control group, is put together here.
+"""
 
 import asyncio
-import contextlib
 import os
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import structlog
 
 from mayfly_worker import sandbox
 from mayfly_worker.instance_process import Exit, Launch, Listener, Process
-from mayfly_worker.sandbox_groups import Group, Groups
-from mayfly_worker.zygote import Zygote, ZygoteFailed
+from mayfly_worker.sandbox_groups import Groups
+from mayfly_worker.zygote import Hello, Zygote, ZygoteFailed
 
-__all__ = ["Exit", "Launch", "Listener", "Process", "PythonRuntime"]
+__all__ = ["Exit", "Launch", "Listener", "Process", "PythonRuntime", "ZygoteFailed"]
 
+_CODE, _TMP = "/code", "/tmp"  # noqa: S108  mounts of its own, in a private root
+_SPARES = 4
+_REFILL_S = 0.03  # after the last start: forking ahead must not slow a burst down
 _RESTART_S = (0.0, 0.1, 0.5, 2.0, 5.0)
 _STEADY_S = 30.0
 _WATCH_S = 0.25
@@ -34,25 +39,31 @@ class PythonRuntime:
         self._log = log
         self._groups: Groups | None = None
         self._zygote: Zygote | None = None
+        self._spares: list[Process] = []
         self._waiting: list[Process] = []  # launched while there was no zygote
         self._processes: set[Process] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._refill: asyncio.TimerHandle | None = None
+        self._stopping = False
 
     async def start(self) -> None:
         """Raises `ZygoteFailed`."""
+        self._loop = asyncio.get_running_loop()
         shutil.rmtree(self._temporary, ignore_errors=True)
         for folder in (self._root, self._temporary):
             folder.mkdir(parents=True, exist_ok=True)
         self._temporary.chmod(0o711)
-        self._loop = asyncio.get_running_loop()
         self._groups = Groups.find()
-        self._zygote = await Zygote.start(self._root)
-        self._describe(self._zygote)
-        self._tasks = [asyncio.create_task(self._supervise(self._zygote), name="runtime.zygote")]
+        zygote = await self._start_zygote()
+        self._describe(zygote)
+        self._tasks = [asyncio.create_task(self._supervise(zygote), name="runtime.zygote")]
         if self._groups is None:
             self._tasks.append(asyncio.create_task(self._watch_memory(), name="runtime.memory"))
 
     async def stop(self) -> None:
+        self._stopping = True
+        if self._refill is not None:
+            self._refill.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -65,13 +76,29 @@ class PythonRuntime:
 
     def launch(self, launch: Launch, listener: Listener) -> Process:
         """Returns at once; `Listener.on_ready`, `on_init_error` or `on_exit` tells how it went."""
-        process = Process(launch, listener, self._loop, self._ended)
-        self._processes.add(process)
-        if self._zygote is None:
+        possible = launch.spec.isolation in self.isolation
+        process = self._spares.pop(0) if self._spares and possible else self._new()
+        process.assign(launch, listener)
+        if not possible:
+            given = ", ".join(self.isolation)
+            refusal = f"this node cannot give isolation {launch.spec.isolation!r}, only {given}"
+            self._loop.call_soon(process.fail, refusal)
+        elif self._zygote is None:
             self._waiting.append(process)
         else:
-            self._order(self._zygote, process)
+            self._start(self._zygote, process, launch)
         return process
+
+    # -- the zygote
+
+    async def _start_zygote(self) -> Zygote:
+        self._zygote = await Zygote.start(self._root, sandbox.ports(self._platform_ports))
+        waiting, self._waiting = self._waiting, []
+        for process in waiting:
+            if process.launch is not None:
+                self._start(self._zygote, process, process.launch)
+        self._refill_soon()
+        return self._zygote
 
     def _describe(self, zygote: Zygote) -> None:
         hello = zygote.hello
@@ -85,7 +112,7 @@ class PythonRuntime:
         elif hello.landlock < 6:
             self.notes.append(f"Landlock ABI {hello.landlock}: instances of one function may signal each other")
         self.isolation = ["process"]
-        if hello.private_root and hello.own_pids and self._groups is not None:
+        if hello.private_root and self._groups is not None:
             self.isolation.append("sandbox")
 
     async def _supervise(self, zygote: Zygote) -> None:
@@ -93,84 +120,53 @@ class PythonRuntime:
         while True:
             started = self._loop.time()
             await zygote.wait()
-            failures = 0 if self._loop.time() - started > _STEADY_S else failures + 1
             self._zygote = None
-            self._log.error("zygote.died", restarts=failures)
+            self._spares.clear()
+            failures = 0 if self._loop.time() - started > _STEADY_S else failures + 1
+            self._log.error("zygote.died", failures=failures)
             zygote = await self._restart(failures)
-            self._zygote = zygote
-            waiting, self._waiting = self._waiting, []
-            for process in waiting:
-                self._order(zygote, process)
 
     async def _restart(self, failures: int) -> Zygote:
         while True:
             await asyncio.sleep(_RESTART_S[min(failures, len(_RESTART_S) - 1)])
             try:
-                return await Zygote.start(self._root)
+                return await self._start_zygote()
             except ZygoteFailed as error:
                 failures += 1
                 self._log.error("zygote.failed", error=str(error))
 
-    def _order(self, zygote: Zygote, process: Process) -> None:
-        spec = process.launch.spec
-        if spec.isolation not in self.isolation:
-            process.fail(f"this node cannot give isolation {spec.isolation!r}, only {', '.join(self.isolation)}")
-            return
-        with contextlib.ExitStack() as undo:
-            try:
-                fields, fds = self._prepare(zygote, process, undo)
-            except OSError as error:
-                process.fail(f"preparing the sandbox: {error.strerror or error}")
-                return
-            undo.pop_all()
-        zygote.order(process, fields, fds)
+    # -- one process
 
-    def _prepare(
-        self, zygote: Zygote, process: Process, undo: contextlib.ExitStack
-    ) -> tuple[dict[str, Any], list[int]]:
-        """The order and its file descriptors; ``undo`` closes those if the next step fails."""
-        launch, hello = process.launch, zygote.hello
-        given: list[int] = []
+    def _new(self) -> Process:
+        process = Process(self._loop, self._ended)
+        self._processes.add(process)
+        return process
 
-        def give(fd: int) -> None:
-            undo.callback(os.close, fd)
-            given.append(fd)
-
-        here, there = socket.socketpair()
-        give(there.detach())
-        stdout, there_out = os.pipe2(os.O_CLOEXEC)
-        give(there_out)
-        stderr, there_err = os.pipe2(os.O_CLOEXEC)
-        give(there_err)
-        process.connect(here, stdout, stderr)
-        if hello.private_root:
-            give(sandbox.detached_mount(launch.code))
+    def _fork(self, zygote: Zygote, process: Process) -> None:
+        """Raises ``OSError`` when there are no more file descriptors or groups to be had."""
+        fds = process.wire()
         if self._groups is not None:
-            process.group = self._groups.lease(launch.spec.memory_mb)
-            give(process.group.open())
-        uid = sandbox.uid_of(launch.spec.name) if hello.uids else 0
-        code, tmp = ("/code", "/tmp") if hello.private_root else self._paths(launch, uid)  # noqa: S108  a mount of its own
-        return self._fields(launch, uid, code, tmp, hello.private_root, process.group), given
+            process.group = self._groups.lease()
+            fds.append(process.group.open())
+        zygote.fork(process, fds)
 
-    def _paths(self, launch: Launch, uid: int) -> tuple[str, str]:
-        tmp = self._temporary / launch.instance
-        tmp.mkdir(mode=0o700)
-        if uid:
-            os.chown(tmp, uid, uid)
-        return str(launch.code), str(tmp)
+    def _start(self, zygote: Zygote, process: Process, launch: Launch) -> None:
+        try:
+            if not process.wired:
+                self._fork(zygote, process)
+            if process.group is not None:
+                process.group.limit(launch.spec.memory_mb)
+            mounts = [sandbox.detached_mount(launch.code)] if zygote.hello.private_root else []
+            process.start(self._describe_start(launch, zygote.hello), mounts)
+        except OSError as error:
+            self._loop.call_soon(process.fail, f"preparing the sandbox: {error}")
+        self._refill_soon()
 
-    def _fields(
-        self, launch: Launch, uid: int, code: str, tmp: str, private_root: bool, group: Group | None
-    ) -> dict[str, Any]:
+    def _describe_start(self, launch: Launch, hello: Hello) -> dict[str, Any]:
+        """The START frame's metadata. Raises ``OSError``."""
         spec = launch.spec
-        own = {
-            "HOME": tmp,
-            "TMPDIR": tmp,
-            "USER": "function",
-            "MAYFLY_FUNCTION": spec.name,
-            "MAYFLY_VERSION": str(spec.version),
-            "MAYFLY_INSTANCE": launch.instance,
-        }
+        uid = sandbox.uid_of(spec.name) if hello.uids else 0
+        code, tmp = (_CODE, _TMP) if hello.private_root else (str(launch.code), str(self._make_temporary(launch, uid)))
         return {
             "function": {
                 "name": spec.name,
@@ -180,35 +176,66 @@ class PythonRuntime:
             },
             "handler": spec.handler,
             "concurrency": spec.concurrency,
-            "env": own | spec.env,
+            "env": sandbox.environment(spec, launch.instance, tmp),
             "confinement": {
                 "uid": uid,
                 "memory_mb": spec.memory_mb,
-                "limit_data": group is None,
-                "private_root": private_root,
+                "limit_data": self._groups is None,
                 "code": code,
                 "tmp": tmp,
-                "ports": sandbox.ports_of(spec.connect, self._platform_ports),
+                "connect": sorted(set(spec.connect) - self._platform_ports),
             },
         }
 
+    def _make_temporary(self, launch: Launch, uid: int) -> Path:
+        """Where there is no private root, a folder is what an instance has for temporary files."""
+        folder = self._temporary / launch.instance
+        folder.mkdir(mode=0o700)
+        if uid:
+            os.chown(folder, uid, uid)
+        return folder
+
     def _ended(self, process: Process) -> None:
         self._processes.discard(process)
+        if process in self._spares:
+            self._spares.remove(process)
         if self._groups is not None and process.group is not None:
             self._groups.give_back(process.group)
-            self._loop.call_later(0.05, self._fill)
-        temporary = self._temporary / process.launch.instance
-        if temporary.exists():
-            self._loop.run_in_executor(None, lambda: shutil.rmtree(temporary, ignore_errors=True))
+        self._refill_soon()
+        if process.launch is not None:
+            temporary = self._temporary / process.launch.instance
+            if temporary.exists():
+                self._loop.run_in_executor(None, lambda: shutil.rmtree(temporary, ignore_errors=True))
 
-    def _fill(self) -> None:
+    # -- ahead of need
+
+    def _refill_soon(self) -> None:
+        if self._stopping:
+            return
+        if self._refill is not None:
+            self._refill.cancel()
+        self._refill = self._loop.call_later(_REFILL_S, self._refill_one)
+
+    def _refill_one(self) -> None:
+        self._refill = None
         if self._groups is not None:
             self._groups.fill()
+        if self._zygote is None or len(self._spares) >= _SPARES:
+            return
+        spare = self._new()
+        try:
+            self._fork(self._zygote, spare)
+        except OSError as error:
+            self._log.warning("spare.failed", error=str(error))
+            spare.finish(None)
+            return
+        self._spares.append(spare)
+        self._refill_soon()
 
     async def _watch_memory(self) -> None:
-        """Without control groups: what a process and its limits do not see, its children, is not seen here either."""
+        """Without control groups: what escapes a process's own limit, such as memory it shares, is found here."""
         while True:
             await asyncio.sleep(_WATCH_S)
             for process in list(self._processes):
-                if process.resident_mb() > process.launch.spec.memory_mb:
+                if process.launch is not None and process.resident_mb() > process.launch.spec.memory_mb:
                     process.end_over_limit()

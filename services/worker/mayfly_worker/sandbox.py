@@ -3,8 +3,9 @@
 import ctypes
 import hashlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
+
+from mayfly_proto.records import VersionSpec
 
 # Well-known services that a function talks to; everything else a manifest names in `connect`.
 _PORTS = frozenset(
@@ -27,9 +28,22 @@ def uid_of(function: str) -> int:
     return _FIRST_UID + int.from_bytes(digest[:8], "big") % _UIDS
 
 
-def ports_of(connect: Iterable[int], platform: frozenset[int]) -> list[int]:
-    """TCP ports that a function may connect to: never the platform's own, whatever its manifest asks for."""
-    return sorted(_PORTS.union(connect) - platform)
+def ports(platform: frozenset[int]) -> list[int]:
+    """TCP ports that every function may connect to: never the platform's own."""
+    return sorted(_PORTS - platform)
+
+
+def environment(spec: VersionSpec, instance: str, tmp: str) -> dict[str, str]:
+    """What user code finds in its environment; what its manifest says comes last."""
+    return {
+        "HOME": tmp,
+        "TMPDIR": tmp,
+        "USER": "function",
+        "MAYFLY_FUNCTION": spec.name,
+        "MAYFLY_VERSION": str(spec.version),
+        "MAYFLY_INSTANCE": instance,
+        **spec.env,
+    }
 
 
 def detached_mount(folder: Path) -> int:

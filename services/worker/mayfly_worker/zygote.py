@@ -8,7 +8,6 @@ import socket
 import sys
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -69,8 +68,10 @@ class Zygote:
         self._loop.add_reader(control, self._on_message)
 
     @classmethod
-    async def start(cls, root: Path) -> "Zygote":
-        """``root`` is an empty folder that its private root may be made at. Raises `ZygoteFailed`."""
+    async def start(cls, root: Path, ports: list[int]) -> "Zygote":
+        """``root``: an empty folder to make its private root at; ``ports``: those that every function may connect to.
+
+        Raises `ZygoteFailed`."""
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         here.setblocking(False)
         runtime = _folder_of("mayfly_runtime")
@@ -86,7 +87,7 @@ class Zygote:
             )
         loop = asyncio.get_running_loop()
         try:
-            await loop.sock_sendall(here, _encode({"root": str(root)}))
+            await loop.sock_sendall(here, _encode({"root": str(root), "ports": ports}))
             raw = await asyncio.wait_for(loop.sock_recv(here, _MAX_MESSAGE), _START_S)
             hello = msgspec.msgpack.decode(raw, type=Hello)
         except (OSError, TimeoutError, msgspec.MsgspecError) as error:
@@ -97,11 +98,11 @@ class Zygote:
             raise ZygoteFailed(f"the zygote of {sys.executable} did not start (exit {status}): {error}") from error
         return cls(here, process, hello)
 
-    def order(self, process: Process, fields: dict[str, Any], fds: list[int]) -> None:
-        """Takes the file descriptors over."""
+    def fork(self, process: Process, fds: list[int]) -> None:
+        """``fds``: its socket, stdout, stderr, control group if any; they are closed here."""
         self._orders += 1
         self._processes[self._orders] = process
-        message = _encode(fields | {"id": self._orders})
+        message = _encode({"id": self._orders})
         if self._unsent or not self._send(message, fds):
             self._unsent.append((message, fds))
             self._loop.add_writer(self._control, self._send_rest)
