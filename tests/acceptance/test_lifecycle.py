@@ -1,12 +1,9 @@
 """A function lives: deployed, cold, warm, reclaimed, cold again; by curl, by NATS, by the command."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.acceptance import outside
 
@@ -94,11 +91,3 @@ async def test_function_output_is_in_the_logs_with_its_invocation(platform: Any)
 
     (row,) = await outside.until(line)
     assert row["invocation"] == invocation
-
-
-@pytest.fixture(scope="session")
-def nats_cli() -> str:
-    found = shutil.which("nats") or shutil.which(str(Path.home() / "go/bin/nats"))
-    if not found:
-        pytest.skip("nats CLI is not installed: go install github.com/nats-io/natscli/nats@latest")
-    return found
