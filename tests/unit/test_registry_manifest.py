@@ -1,0 +1,156 @@
+"""Settings: every limit is kept, and every refusal names the field, its value and what would be right."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mayfly_proto.records import HttpTrigger, Package, VersionSpec
+from mayfly_registry import manifest
+from mayfly_registry.errors import InvalidManifest
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"memory": 5}, "memory: 5 is too small: at least 16 (MB)"),
+    ({"memory": 10_241}, "memory: 10241 is too large: at most 10240 (MB)"),
+    ({"memory": "128"}, 'memory: "128" must be a whole number'),
+    ({"memory": 128.5}, "memory: 128.5 must be a whole number"),
+    ({"memory": True}, "memory: true must be a whole number"),
+    ({"timeout": 0}, "timeout: 0 is too small: at least 0.001 (s)"),
+    ({"timeout": 901}, "timeout: 901 is too large: at most 900 (s)"),
+    ({"timeout": float("nan")}, "timeout: NaN must be a finite number"),
+    ({"concurrency": 0}, "concurrency: 0 is too small: at least 1"),
+    ({"keep_alive": -1}, "keep_alive: -1 is too small: at least 0 (s)"),
+    ({"max_instances": 1001}, "max_instances: 1001 is too large: at most 1000"),
+    ({"min_instances": 3, "max_instances": 2}, "min_instances: 3 is above max_instances, which is 2"),
+    ({"max_queue": 0}, "max_queue: 0 is too small: at least 1"),
+    ({"idempotent": "yes"}, 'idempotent: "yes" must be true or false'),
+    ({"handler": "main.handler"}, 'handler: "main.handler" must be module:function, for example main:handler'),
+    ({"handler": "main:class"}, 'handler: "main:class" must be module:function, for example main:handler'),
+    ({"handler": "../evil:run"}, 'handler: "../evil:run" must be module:function, for example main:handler'),
+    ({"runtime": "cobol"}, "runtime: \"cobol\" is not given by this platform: must be 'python'"),
+    ({"isolation": "vault"}, "isolation: \"vault\" is not given by this platform: must be 'process'"),
+    ({"payload": "xml"}, "payload: \"xml\" is not given by this platform: must be 'auto', 'json', 'text' or 'bytes'"),
+    ({"memroy": 64}, "memroy: no such setting: did you mean memory?"),
+    ({"env": {"MAYFLY_X": "1"}}, "env: MAYFLY_X is reserved: names must not start with MAYFLY_ or AWS_LAMBDA_"),
+    ({"env": {"2X": "1"}}, 'env: "2X" is no variable\'s name: letters, digits and _, not a digit first'),
+    ({"env": {"X": 8080}}, "env.X: this value must be a string (in quotes)"),
+    ({"env": {"X": "a\0b"}}, "env: the value of X holds a NUL character"),
+    ({"env": {"X": "x" * 32_768}}, "env: 32769 bytes, names and values together: at most 32768"),
+    ({"connect": [0]}, "connect[0]: 0 is too small: at least 1"),
+    ({"connect": [4222]}, "connect: 4222 is the platform's own port: functions are kept out of it"),
+    (
+        {"triggers": [{"schedule": "* * * * *"}]},
+        'triggers[0]: "schedule" is no kind of trigger here: http is one, as in { http = "/orders/{id}" }',
+    ),
+    ({"triggers": [{"http": "orders"}]}, 'triggers[0].http: "orders" must start with /, for example /orders/{id}'),
+    ({"triggers": [{"http": "/a/{b"}]}, "triggers[0].http: \"/a/{b\" segment '{b' must be a plain word or one"),
+    ({"triggers": [{"http": "/api/x"}]}, 'triggers[0].http: "/api/x" /api belongs to the platform'),
+    (
+        {"triggers": [{"http": "/a", "methods": ["FETCH"]}]},
+        'triggers[0].methods: "FETCH" is no HTTP method: one of GET',
+    ),
+    (
+        {"triggers": [{"http": "/a"}, {"http": "/a", "methods": ["GET"]}]},
+        "triggers: /a and GET /a take the same requests",
+    ),
+    ({"triggers": ["/a"]}, 'triggers[0]: "/a" must be a table'),
+    ({"description": "two\nlines"}, "description: must be one line of text, without control characters"),
+]
+
+
+@pytest.mark.parametrize(("settings", "sentence"), REFUSED, ids=[sentence[:40] for _, sentence in REFUSED])
+def test_a_wrong_setting_is_not_explained(settings: dict[str, Any], sentence: str) -> None:
+    """The message is a sentence a user can act on, without looking anything up."""
+    with pytest.raises(InvalidManifest) as refused:
+        manifest.check(settings, frozenset({4222}))
+    (problem,) = refused.value.problems
+    assert problem.startswith(sentence)
+
+
+def test_only_the_first_of_several_problems_is_reported() -> None:
+    """All that is wrong comes in one answer: one deploy to find out, not five."""
+    with pytest.raises(InvalidManifest) as refused:
+        manifest.check({"memory": 1, "timeout": "3", "colour": "red", "triggers": [{"http": "x"}, {"queue": "q"}]})
+    fields = [problem.partition(":")[0] for problem in refused.value.problems]
+    assert sorted(fields) == ["colour", "memory", "timeout", "triggers[0].http", "triggers[1]"]
+
+
+def test_a_secret_in_env_is_repeated_in_the_message() -> None:
+    """Values of environment variables may be secrets: no message holds one."""
+    with pytest.raises(InvalidManifest) as refused:
+        manifest.check({"env": {"KEY": ["s3cret"], "MAYFLY_TOKEN": "s3cret"}})
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_null_is_not_the_default() -> None:
+    """`configure` sets a setting back with null."""
+    assert manifest.check({"memory": None}).memory == 128
+
+
+def test_defaults_of_manifest_and_record_drift_apart() -> None:
+    """An empty manifest means what an empty record means."""
+    package = Package(sha256="", size=0, format="py", filename="a.py")
+    spec = VersionSpec(name="a", version=1, runtime="python", handler="a:b", package=package, created="")
+    assert manifest.check(manifest.of_version(spec)) == manifest.check({"handler": "a:b"})
+
+
+def test_settings_do_not_survive_a_version() -> None:
+    """What `configure` starts from is what was deployed."""
+    settings = {
+        "handler": "m:h",
+        "memory": 256,
+        "timeout": 0.5,
+        "env": {"A": "b"},
+        "connect": [5432],
+        "triggers": [{"http": "/a/{b}", "methods": ["get", "PUT"]}],
+    }
+    checked = manifest.check(settings)
+    package = Package(sha256="", size=0, format="py", filename="a.py")
+    spec = VersionSpec(
+        name="a",
+        version=1,
+        runtime="python",
+        handler="m:h",
+        package=package,
+        created="",
+        memory_mb=256,
+        timeout_s=0.5,
+        env={"A": "b"},
+        connect=[5432],
+        triggers=[HttpTrigger(http="/a/{b}", methods=["GET", "PUT"])],
+    )
+    assert manifest.check(manifest.of_version(spec)) == checked
+
+
+def test_dotted_names_have_no_table() -> None:
+    """``[functions.billing.charge]`` and ``[functions."billing.charge"]`` both describe billing.charge."""
+    plain = manifest.read("[functions.billing.charge]\nmemory = 64", "billing.charge")
+    quoted = manifest.read('[functions."billing.charge"]\nmemory = 64', "billing.charge")
+    assert plain == quoted == {"memory": 64}
+
+
+@pytest.mark.parametrize("text", ["functions = 1", "[functions]\nhello = 3", "", "a = ", "[functions.other]"])
+def test_a_manifest_without_the_function_is_taken_as_empty(text: str) -> None:
+    """A mayfly.toml that does not describe the function is an error, not the defaults."""
+    with pytest.raises(InvalidManifest, match=r"mayfly\.toml: "):
+        manifest.read(text, "hello")
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(list(manifest.Settings.model_fields)) | st.text(max_size=5), anything, max_size=6)
+)
+def test_some_input_is_answered_by_another_error(settings: dict[str, Any]) -> None:
+    """Whatever comes in, it is either settings or a list of sentences."""
+    try:
+        manifest.check(settings)
+    except InvalidManifest as refused:
+        assert refused.problems
+        assert all(isinstance(problem, str) and problem for problem in refused.problems)
