@@ -63,7 +63,7 @@ def greet(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Platf
         (["config", "nobody", "--memory", "64"], 4),
         (["invoke", "greet", "-d", '"sleep"', "--timeout", "0.3"], 5),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
 def test_exit_codes(greet: Platform, arguments: list[str], code: int) -> None:
     """Scripts can tell apart what went wrong; people get one line on stderr that says it."""

@@ -53,7 +53,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, bold: bo
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     heads = [column.replace("_", " ").upper() for column in columns]
     widths = [max(len(cell) for cell in column) for column in zip(heads, *cells, strict=True)]
-    numeric = [all(isinstance(row.get(column), int | float) for row in rows) for column in columns]
+    numeric = [all(_is_number(row.get(column)) for row in rows) for column in columns]
 
     def line(values: list[str]) -> str:
         aligned = (
@@ -85,3 +85,7 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.1f}" if value % 1 else str(int(value))
     return str(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
