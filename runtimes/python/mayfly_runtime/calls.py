@@ -1,8 +1,8 @@
 """One call: event in, handler, result or error out; and the two loops that feed it.
 
-A plain function is called from a blocking loop, the cheapest way there is: one read and one write per call. With a concurrency
-above 1, that many threads share the loop, each reading an event when it is free. A coroutine function runs in an asyncio loop, as many
-calls at once as the worker sends.
+A plain function is called from a blocking loop, the cheapest way there is: one read and one write per call. With a
+concurrency above 1, that many threads share the loop, each reading an event when it is free. A coroutine function
+runs in an asyncio loop, as many calls at once as the worker sends.
 """
 
 import asyncio
@@ -34,8 +34,7 @@ class Calls:
 
     def serve(self) -> None:
         """Returns when the worker has closed the socket."""
-        handler = self._handler
-        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
+        if _is_coroutine_function(self._handler):
             asyncio.run(self._serve_coroutines())
         elif self._concurrency == 1:
             self._serve_one_by_one()
@@ -124,6 +123,11 @@ class Calls:
         self._output.flush()
         kind, message, trace = describe(error)
         self._channel.send(wire.ERROR, (number, kind, message, trace))
+
+
+def _is_coroutine_function(handler: Handler) -> bool:
+    call = getattr(type(handler), "__call__", None)  # noqa: B004  an instance of a class with ``async def __call__``
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
 
 
 def describe(error: BaseException) -> tuple[str, str, str]:

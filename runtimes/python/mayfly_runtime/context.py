@@ -84,8 +84,8 @@ class Context:
         return Http(method, urllib.parse.unquote(url.path), _pairs(url.query), params, own)
 
     def __getattr__(self, name: str) -> Any:
-        known = "aws_request_id, function_name, function_version, memory_limit_in_mb, invocation, deadline, headers, attempt, cold, http"
-        raise AttributeError(f"the context has no {name!r}; it has {known} and get_remaining_time_in_millis()")
+        names = ", ".join(known for known in dir(Context) if not known.startswith("_"))
+        raise AttributeError(f"the context has no {name!r}; it has {names}")
 
 
 def _pairs(query: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The life of an instance: forked as a spare that could become any function's, made one function's by a START frame.
 
-What does not depend on the function is done while nobody waits: files, session, control group, mounts, and touching the memory that
-an import will write to, which the kernel copies page by page after a fork. A start then costs the sandbox and the import.
+What does not depend on the function is done while nobody waits: files, session, control group, mounts, and touching
+the memory that an import will write to, which the kernel copies page by page after a fork. A start then costs the
+sandbox and the import.
 """
 
 import atexit
@@ -116,7 +117,7 @@ def _warm_up() -> None:
     function = Function("warm-up", "0", 0, "auto")
     context = Context(function, "", 0, True, 1, None)
     event.encode(event.decode(function, None, b'{"warm": ["up", 1, 0.5]}'), context, None)
-    exec(compile("def handler(event, context):\n    return event\n", "warm-up", "exec"), {})
+    compile("def handler(event, context):\n    return event\n", "warm-up", "exec")
     with contextlib.suppress(ImportError):
         importlib.import_module("mayfly_warm_up")
 

@@ -9,6 +9,7 @@ import os
 import sys
 from contextvars import ContextVar
 from threading import RLock
+from typing import Any
 
 from mayfly_runtime import wire
 
@@ -68,16 +69,19 @@ class LineWriter(io.BufferedIOBase):
             self._channel.send(wire.LOG, meta, part if part.endswith(b"\n") else part + b"\n")
 
 
+def _text_over(raw: Any) -> io.TextIOWrapper:
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
 class Output:
     """Both streams of one instance."""
 
     def __init__(self, channel: wire.Channel) -> None:
         self._channel = channel
         self._raw = [LineWriter(channel, wire.STDOUT), LineWriter(channel, wire.STDERR)]
-        self._text = [
-            io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True) for raw in self._raw
-        ]
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = self._text
+        self._text = [_text_over(raw) for raw in self._raw]
+        sys.stdout, sys.stderr = self._text
+        sys.__stdout__, sys.__stderr__ = self._text  # type: ignore[misc]  # final, but not here
         os.register_at_fork(after_in_child=self._forked)
 
     def begin(self, name: str) -> None:

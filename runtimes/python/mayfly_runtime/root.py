@@ -1,9 +1,9 @@
 """The private root: all that instances see of the machine's files.
 
-Made once, by the zygote, as a small read-only tmpfs with the system's programs and libraries, the interpreter, a few files
-of /etc and five devices in it. Everything keeps its own path, but folders on the way are new and open to all: an
-interpreter below somebody's closed home works for an unprivileged uid. Nothing else of the machine is there, so no rule has to keep
-it away. An instance adds its code and a /tmp of its own in a mount namespace of its own.
+Made once, by the zygote, as a small read-only tmpfs with the system's programs and libraries, the interpreter, a few
+files of /etc and five devices in it. Everything keeps its own path, but folders on the way are new and open to all:
+an interpreter below somebody's closed home works for an unprivileged uid. Nothing else of the machine is there, so no
+rule has to keep it away. An instance adds its code and a /tmp of its own in a mount namespace of its own.
 """
 
 import os
@@ -19,8 +19,8 @@ TMP = "/tmp"  # noqa: S108  a mount of the instance's own
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
 _ETC_FOLDERS = ("/etc/alternatives", "/etc/ca-certificates", "/etc/ld.so.conf.d", "/etc/pki", "/etc/ssl")
 _ETC_FILES = (
-    "gai.conf", "group", "host.conf", "hostname", "hosts", "ld.so.cache", "ld.so.conf", "localtime", "mime.types", "nsswitch.conf",
-    "os-release", "protocols", "resolv.conf", "services", "timezone",
+    "gai.conf", "group", "host.conf", "hostname", "hosts", "ld.so.cache", "ld.so.conf", "localtime", "mime.types",
+    "nsswitch.conf", "os-release", "protocols", "resolv.conf", "services", "timezone",
 )  # fmt: skip
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _LINKS = {
@@ -32,7 +32,7 @@ _LINKS = {
     "/var/tmp": TMP,  # noqa: S108
 }
 _TMP_FLAGS = linux.MS_NOSUID | linux.MS_NODEV
-_PASSWD = "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
+_USERS = "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
 
 
 def build(place: str) -> None:
@@ -44,7 +44,7 @@ def build(place: str) -> None:
         if os.path.exists(f"/etc/{name}"):
             shutil.copyfile(f"/etc/{name}", f"{place}/etc/{name}")
     with open(f"{place}/etc/passwd", "w") as passwd:
-        passwd.write(_PASSWD)
+        passwd.write(_USERS)
     for folder in ("/dev", "/proc", "/var", CODE, TMP):
         os.makedirs(place + folder, exist_ok=True)
     for device in _DEVICES:

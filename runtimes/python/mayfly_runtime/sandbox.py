@@ -1,9 +1,9 @@
 """What a process gives up between the fork and user code, and in which order.
 
-The order is forced: groups and mounts need root; rules about files are made while their paths can still be read; the uid goes
-before the capabilities; a change of uid clears the parent-death signal and the dumpable flag, so both come after it;
-no_new_privs is on before Landlock and seccomp; seccomp is last, as it forbids much of the above. A step that fails
-raises, and the start fails with the step's name and errno: a sandbox is whole or there is no instance.
+The order is forced: groups and mounts need root; rules about files are made while their paths can still be read; the
+uid goes before the capabilities; a change of uid clears the parent-death signal and the dumpable flag, so both come
+after it; no_new_privs is on before Landlock and seccomp; seccomp is last, as it forbids much of the above. A step
+that fails raises, and the start fails with the step's name and errno: a sandbox is whole or there is no instance.
 """
 
 import os
@@ -19,9 +19,10 @@ _PROCESSES = 4096  # all of one function on a node: threads count, and its insta
 _FILE_BYTES = 1 << 30
 
 _READABLE = (
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/proc", "/dev/random", "/dev/urandom", "/dev/zero", "/etc/alternatives",
-    "/etc/ca-certificates", "/etc/gai.conf", "/etc/group", "/etc/host.conf", "/etc/hosts", "/etc/ld.so.cache", "/etc/localtime",
-    "/etc/nsswitch.conf", "/etc/passwd", "/etc/pki", "/etc/resolv.conf", "/etc/services", "/etc/ssl", "/run/systemd/resolve",
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/proc", "/dev/random", "/dev/urandom", "/dev/zero",
+    "/etc/alternatives", "/etc/ca-certificates", "/etc/gai.conf", "/etc/group", "/etc/host.conf", "/etc/hosts",
+    "/etc/ld.so.cache", "/etc/localtime", "/etc/nsswitch.conf", "/etc/passwd", "/etc/pki", "/etc/resolv.conf",
+    "/etc/services", "/etc/ssl", "/run/systemd/resolve",
 )  # fmt: skip
 _WRITABLE = ("/dev/null", "/dev/full")
 

@@ -1,7 +1,7 @@
 """The system calls that user code may not make, as a BPF program.
 
-A deny list: what changes the kernel, the clock, mounts, namespaces or other processes, what has a history of holes and no use in
-a function (bpf, io_uring, userfaultfd, keyrings), and the ways around Landlock's rule for TCP ports:
+A deny list: what changes the kernel, the clock, mounts, namespaces or other processes, what has a history of holes
+and no use in a function (bpf, io_uring, userfaultfd, keyrings), and the ways around Landlock's rule for TCP ports:
 
 * MPTCP sockets, which that rule does not see and which fall back to plain TCP;
 * TCP Fast Open, which connects in ``sendto`` without being asked;

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgpack
@@ -29,12 +30,13 @@ STDERR = 2
 _HEAD = struct.Struct("<BII")
 _READ = 65536
 
-_packb = msgpack.packb
-unpack = msgpack.unpackb
+# msgpack has no types of its own
+encode: Callable[[object], bytes] = msgpack.packb
+decode: Callable[[bytes], Any] = msgpack.unpackb  # type: ignore[attr-defined]
 
 
 def pack(kind: int, meta: object, payload: bytes = b"") -> bytes:
-    raw = _packb(meta)
+    raw = encode(meta)
     return _HEAD.pack(kind, len(raw), len(payload)) + raw + payload
 
 
@@ -104,7 +106,7 @@ class Channel:
         if len(data) < end:
             return None
         self._pending = data[end:]
-        return unpack(data[_HEAD.size : body]), data[body:end]
+        return decode(data[_HEAD.size : body]), data[body:end]
 
     @staticmethod
     def _missing(data: bytes) -> int:

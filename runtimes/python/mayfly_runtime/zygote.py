@@ -1,11 +1,12 @@
 """The zygote: an interpreter with the standard library loaded, waiting to be forked.
 
-It is started with ``python -I -S``, an empty environment and one socket (SEQPACKET, file descriptor 3), runs no user code ever, and
-has one thread. As PID 1 of a pid namespace of its own, its death takes every instance along and whatever they started, so
-killing the worker leaves nothing behind. Processes that outlive their instance come to it as orphans, and it ends them.
+It is started with ``python -I -S``, an empty environment and one socket (SEQPACKET, file descriptor 3), runs no user
+code ever, and has one thread. As PID 1 of a pid namespace of its own, its death takes every instance along and
+whatever they started, so killing the worker leaves nothing behind. Processes that outlive their instance come to it
+as orphans, and it ends them.
 
-Messages are msgpack maps. From the worker: the set-up, then one order a fork. To the worker: ``hello``; ``forked`` with a pidfd; ``failed``;
-``exited`` with the kernel's word on how.
+Messages are msgpack maps. From the worker: the set-up, then one order a fork. To the worker: ``hello``; ``forked``
+with a pidfd; ``failed``; ``exited`` with the kernel's word on how.
 """
 
 import contextlib
@@ -18,27 +19,26 @@ import socket
 import sys
 from typing import Any, NoReturn
 
-import msgpack
-
-from mayfly_runtime import instance, linux, root, sandbox
+from mayfly_runtime import instance, linux, root, sandbox, wire
 
 _MAX_MESSAGE = 1 << 18
 _MAX_FDS = 16
 _PRELOAD = (
-    "abc", "argparse", "ast", "asyncio", "base64", "bisect", "calendar", "collections.abc", "concurrent.futures.thread", "contextlib",
-    "copy", "csv", "ctypes", "dataclasses", "datetime", "decimal", "email.message", "enum", "fractions", "functools", "glob", "gzip",
-    "hashlib", "heapq", "hmac", "html", "http.client", "inspect", "io", "itertools", "json", "locale", "logging", "math", "mimetypes",
-    "operator", "os", "pathlib", "pickle", "pprint", "queue", "random", "re", "secrets", "shutil", "signal", "socket", "sqlite3", "ssl",
-    "statistics", "string", "struct", "subprocess", "tempfile", "textwrap", "threading", "time", "traceback", "types", "typing",
-    "unicodedata", "urllib.parse", "urllib.request", "uuid", "warnings", "weakref", "xml.etree.ElementTree", "zipfile", "zlib",
-    "zoneinfo",
+    "abc", "argparse", "ast", "asyncio", "base64", "bisect", "calendar", "collections.abc",
+    "concurrent.futures.thread", "contextlib", "copy", "csv", "ctypes", "dataclasses", "datetime", "decimal",
+    "email.message", "enum", "fractions", "functools", "glob", "gzip", "hashlib", "heapq", "hmac", "html",
+    "http.client", "inspect", "io", "itertools", "json", "locale", "logging", "math", "mimetypes", "operator",
+    "os", "pathlib", "pickle", "pprint", "queue", "random", "re", "secrets", "shutil", "signal", "socket",
+    "sqlite3", "ssl", "statistics", "string", "struct", "subprocess", "tempfile", "textwrap", "threading", "time",
+    "traceback", "types", "typing", "unicodedata", "urllib.parse", "urllib.request", "uuid", "warnings",
+    "weakref", "xml.etree.ElementTree", "zipfile", "zlib", "zoneinfo",
 )  # fmt: skip
 
 
 def main(fd: int, folders: list[str]) -> NoReturn:
     """``folders`` are those on the path that functions may not see."""
     control = socket.socket(fileno=fd)
-    setup = msgpack.unpackb(control.recv(_MAX_MESSAGE))
+    setup = wire.decode(control.recv(_MAX_MESSAGE))
     linux.prctl("parent death signal", linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     notes: list[str] = []
     own_pids = _enter_pid_namespace(control, notes)
@@ -62,7 +62,10 @@ def main(fd: int, folders: list[str]) -> NoReturn:
 
 
 def _enter_pid_namespace(control: socket.socket, notes: list[str]) -> bool:
-    """Continues as PID 1 of a new pid namespace. The process that was is left as a guard, which dies with the worker."""
+    """Continues as PID 1 of a new pid namespace.
+
+    The process that was is left as a guard, which dies with the worker.
+    """
     try:
         if linux.can(linux.CAP_SYS_ADMIN):
             linux.unshare(linux.NEWPID | linux.NEWNS | linux.NEWIPC)
@@ -153,7 +156,7 @@ class Zygote:
         if not data:
             os._exit(0)
         fds = [fd for _, _, raw in ancillary for fd in memoryview(raw).cast("i")]
-        order = msgpack_unpack(data)["id"]
+        order = wire.decode(data)["id"]
         try:
             self._fork(order, fds)
         except OSError as error:
@@ -200,7 +203,7 @@ class Zygote:
 
     def _tell(self, message: dict[str, Any], fd: int | None = None) -> None:
         ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
-        self._control.sendmsg([msgpack_pack(message)], ancillary)
+        self._control.sendmsg([wire.encode(message)], ancillary)
 
 
 def _exited(order: int, status: int, used: resource.struct_rusage) -> dict[str, Any]:
@@ -211,7 +214,3 @@ def _exited(order: int, status: int, used: resource.struct_rusage) -> dict[str, 
         "cpu_ms": (used.ru_utime + used.ru_stime) * 1000,
         "max_rss_kb": used.ru_maxrss,
     }
-
-
-msgpack_pack = msgpack.packb
-msgpack_unpack = msgpack.unpackb

@@ -1,10 +1,11 @@
 """One instance process as the worker sees it: its socket, its output, its end.
 
-What comes over the socket was written by a process that runs user code: a frame that breaks the contract ends that process.
+What comes over the socket was written by a process that runs user code: a frame that breaks the contract ends that
+process.
 
-An end is learnt twice: the pidfd says that the process is gone, its parent's message (through the zygote) says how it went and what it used.
-Both are waited for, the message only for a moment; then what is left in socket and pipes is read, and `Listener.on_exit` is the last
-thing that happens.
+An end is learnt twice: the pidfd says that the process is gone, its parent's message (through the zygote) says how it
+went and what it used. Both are waited for, the message only for a moment; then what is left in socket and pipes is
+read, and `Listener.on_exit` is the last thing that happens.
 """
 
 import asyncio
@@ -158,7 +159,7 @@ class Process:
             self.group.kill()
 
     def resident_mb(self) -> float:
-        """Of its whole group, without what it shares with its siblings; of the process alone where there are no groups."""
+        """Without what it shares with its siblings; of its whole group, or of the process where there are no groups."""
         if self.ended or not self.pid:
             return 0.0
         if self.group is not None:

@@ -47,7 +47,10 @@ def environment(spec: VersionSpec, instance: str, tmp: str) -> dict[str, str]:
 
 
 def detached_mount(folder: Path) -> int:
-    """A read-only mount of ``folder`` that hangs nowhere yet, as a file descriptor. Needs CAP_SYS_ADMIN; raises ``OSError``."""
+    """A read-only mount of ``folder`` that hangs nowhere yet, as a file descriptor.
+
+    Needs CAP_SYS_ADMIN; raises ``OSError``.
+    """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
     fd = _syscall("open_tree", _OPEN_TREE, _AT_FDCWD, bytes(folder), flags)
     attributes = (ctypes.c_uint64 * 4)(_RDONLY | _NOSUID | _NODEV, 0, 0, 0)

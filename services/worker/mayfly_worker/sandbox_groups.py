@@ -1,8 +1,8 @@
 """Memory control groups, one for each instance, made ahead and used again.
 
-Both layouts of the kernel are served: v2 where the memory controller was delegated to this process (systemd's ``Delegate=yes``), v1 where
-its hierarchy is writable. The node's own folder among them carries a lock as long as the worker lives: a folder whose lock can be had was left
-by a worker that was killed, and goes.
+Both layouts of the kernel are served: v2 where the memory controller was delegated to this process (systemd's
+``Delegate=yes``), v1 where its hierarchy is writable. The node's own folder among them carries a lock as long as the
+worker lives: a folder whose lock can be had was left by a worker that was killed, and goes.
 """
 
 import contextlib
@@ -171,7 +171,10 @@ def _below(mount: str, path: str) -> Path:
 
 
 def _delegate(base: Path) -> None:
-    """Lets groups below ``base`` limit memory. A group with processes cannot: this one, if alone, moves one down. Raises ``OSError``."""
+    """Lets groups below ``base`` limit memory.
+
+    A group with processes cannot: this one, if alone, moves one down. Raises ``OSError``.
+    """
     control = base / "cgroup.subtree_control"
     if "memory" in control.read_text().split():
         return

@@ -54,7 +54,10 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Zygote:
-    """One zygote process, from `start` to its end. `died` is set when it is gone; by then each of its processes has ended too."""
+    """One zygote process, from `start` to its end.
+
+    `died` is set when it is gone; by then each of its processes has ended too.
+    """
 
     def __init__(self, control: socket.socket, process: asyncio.subprocess.Process, hello: Hello) -> None:
         self.hello = hello
