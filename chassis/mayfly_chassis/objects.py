@@ -133,8 +133,10 @@ class ObjectStore:
             while on_their_way:
                 await _settled(on_their_way.popleft())
         finally:
-            for future in on_their_way:
-                future.cancel()
+            # Broken off: what is sent is stored before the caller purges it.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CHUNK_TIMEOUT_S):
+                    await asyncio.gather(*on_their_way, return_exceptions=True)
         return ObjectInfo(
             name=name,
             bucket=self.bucket,
