@@ -114,6 +114,12 @@ class Client(stock.Client):
         except Exception as error:  # noqa: BLE001 - whatever broke this connection, the answer is a new one
             await self._process_op_err(error)
 
+    async def _process_op_err(self, error: Exception) -> None:
+        """nats-py reconnects once the old connection is closed: never, while a dead peer does not take what it holds."""
+        if self._transport and not self.is_closed and not self.is_reconnecting:
+            self._transport._io_writer.transport.abort()
+        await super()._process_op_err(error)
+
     def _take_over(self, inbox: "asyncio.Queue[bytes | Exception]") -> None:
         reader, writer = self._transport._io_reader, self._transport._io_writer
         parser = frames.Parser(self._callbacks, inbox.put_nowait, self._failed)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from nats.errors import StaleConnectionError
 
 from mayfly_broker.server import EmbeddedServer
 from mayfly_broker.server import binary as nats_server
@@ -232,6 +233,24 @@ async def test_what_waits_for_a_stalled_server_is_bounded(
         os.kill(server.pid, signal.SIGCONT)
     assert sent < 3 * OUTBOUND_LIMIT // len(payload)
     await eventually(lambda: received == sent, timeout_s=20)
+
+
+async def test_a_connection_to_a_dead_peer_is_dropped_with_what_it_holds(
+    server: EmbeddedServer, connect: Connect, eventually: Eventually
+) -> None:
+    """Pings unanswered: the client leaves at once, instead of waiting for its data to be taken first."""
+    bus = await connect("operator")
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        for _ in range(4):
+            bus.publish("a", bytes(8_000_000))
+        await asyncio.sleep(0)
+        await bus._client._process_op_err(StaleConnectionError())
+        await eventually(lambda: not bus._connected.is_set())
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    await eventually(lambda: bus.reconnects == 1)
+    await bus.flush()
 
 
 async def test_a_message_above_the_servers_limit_does_not_close_the_connection(connect: Connect) -> None:
