@@ -23,7 +23,7 @@ PAGE_TIMEOUT_S = 5.0
 SETTLE_S = 0.02  # between bell and look: the line may not be stored yet, and more are likely to come
 LOOK_ANYWAY_S = 1.0
 
-_DURATION = re.compile(r"(\d{1,9})([smhd])")
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 _log = structlog.get_logger()
