@@ -259,7 +259,8 @@ class Bus:
                 if self._client.is_closed:
                     raise BusClosed("flush")
                 self._write()
-                await self._client.flush()
+                # In a task of its own: nats-py swallows a cancellation that meets its flush at the wrong moment.
+                await asyncio.shield(asyncio.ensure_future(self._client.flush()))
         except (TimeoutError, lane.StockError) as error:
             raise RequestTimeout(f"flush: no answer from the server in {timeout_s} s") from error
 
