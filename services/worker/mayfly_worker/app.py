@@ -27,6 +27,7 @@ from mayfly_worker.specs import Specs
 OVERDUE_S = 0.05  # how late a time limit may be enforced
 RECLAIM_S = 0.25
 HEARTBEAT_S = 1.0
+WITHDRAW_S = 5.0
 
 
 @asynccontextmanager
@@ -39,7 +40,7 @@ async def worker(chassis: Chassis, config: WorkerConfig) -> AsyncIterator[None]:
         for note in runtime.notes:
             log.warning("isolation.limited", note=note)
         lease = Lease(chassis.bus, _record(chassis, config, runtime), log)
-        epoch = await lease.acquire()
+        epoch = await lease.choose_epoch()
         routes = Routes(Bucket(chassis.bus, storage.ROUTES), config.node, epoch, chassis.tasks, log)
         await routes.purge()
         packages = Packages(ObjectStore(chassis.bus, storage.CODE), config.directory, config.cache_mb)
@@ -58,15 +59,21 @@ async def worker(chassis: Chassis, config: WorkerConfig) -> AsyncIterator[None]:
         orders = Orders(chassis.bus, node, _launching(chassis, node, packages))
         await orders.subscribe()
         await chassis.micro.endpoint("instances", subjects.node_instances(config.node), orders.instances)
+        await lease.take()
 
         chassis.bus.on_reconnect(lease.renew_soon)
         chassis.bus.on_reconnect(routes.restore)
-        chassis.background("lease", _keep(lease, routes))
+        renewing = chassis.background("lease", _keep(lease, routes))
         chassis.background("overdue", _every(OVERDUE_S, node.end_overdue))
         chassis.background("reclaim", _every(RECLAIM_S, node.reclaim))
         chassis.background("heartbeat", _every(HEARTBEAT_S, node.heartbeat))
         yield
-        await _withdraw(node, lease, config.drain_limit_s)
+        if lease.superseded:
+            await orders.unsubscribe()  # all of it is the newer worker's, also what is refused
+        await _drain(node, lease, config.drain_limit_s)
+        renewing.cancel()
+        await asyncio.wait({renewing})
+        await _withdraw(node, lease)
         await orders.unsubscribe()
     finally:
         await runtime.stop()
@@ -80,11 +87,12 @@ async def _keep(lease: Lease, routes: Routes) -> None:
         raise
 
 
-async def _withdraw(node: Node, lease: Lease, limit_s: float) -> None:
-    """Running calls finish; then nothing says that this node was ever there."""
+async def _drain(node: Node, lease: Lease, limit_s: float) -> None:
+    """No new work; running calls finish."""
     node.drain()
     try:
-        await lease.drain()
+        if not lease.superseded:
+            await lease.drain()
     except (BusError, Superseded) as error:
         node.log.warning("drain.not_announced", error=str(error))
     try:
@@ -94,11 +102,17 @@ async def _withdraw(node: Node, lease: Lease, limit_s: float) -> None:
         node.log.warning("drain.cut_short", calls=len(node.calls), limit_s=limit_s)
         node.give_up()
         await node.emptied()
+
+
+async def _withdraw(node: Node, lease: Lease) -> None:
+    """Nothing says any more that this node was ever there; without NATS, its lease will end by itself."""
     try:
-        await node.routes.settled()
-        await lease.release()
-    except (BusError, Superseded) as error:
-        node.log.warning("lease.not_released", error=str(error))
+        async with asyncio.timeout(WITHDRAW_S):
+            await node.routes.settled()
+            await lease.release()
+    except (BusError, Superseded, TimeoutError) as error:
+        node.log.warning("node.not_withdrawn", error=str(error))
+    node.routes.close()
 
 
 def _launching(chassis: Chassis, node: Node, packages: Packages) -> Callable[[Instance, str], None]:

@@ -78,6 +78,8 @@ class Keeper:
         instance, node = self.instance, self._node
         node.starting.pop(instance.id, None)
         if instance.state is not State.STARTING:
+            if instance.process is not None:
+                instance.process.stop()  # it was told to before it could hear it
             return
         now = node.now()
         instance.phases_ms |= phases_ms | {"total": round((now - instance.ordered_at) * 1000, 3)}

@@ -34,27 +34,25 @@ class Lease:
         self._log = log
         self._revision = 0
         self._soon = asyncio.Event()
-        self._superseded = False
+        self.superseded = False  # the name is another worker's
 
     @property
     def epoch(self) -> int:
         return self._record.epoch
 
-    async def acquire(self) -> int:
-        """Take the name over, whoever had it; returns the epoch."""
-        while True:
-            entry = await self._bucket.get(self._record.node)
-            previous = _epoch(entry.value) if entry else 0
-            epoch = max(previous + 1, time.time_ns() // 1_000_000)
-            self._record = msgspec.structs.replace(self._record, epoch=epoch, client=self._bus.identity)
-            try:
-                await self._store(entry.revision if entry else 0)
-                break
-            except (WrongRevision, KeyExists):
-                continue
+    async def choose_epoch(self) -> int:
+        """Above that of every worker of this name before."""
+        entry = await self._bucket.get(self._record.node)
+        self._revision = entry.revision if entry else 0
+        epoch = max(_epoch(entry.value) + 1 if entry else 0, time.time_ns() // 1_000_000)
+        self._record = msgspec.structs.replace(self._record, epoch=epoch)
+        return epoch
+
+    async def take(self) -> None:
+        """Take the name over, whoever has it: from now on the node is there for others. Raises `Superseded`."""
         feed = subjects.kv_feed(storage.NODES) + self._record.node
         await self._bus.subscribe(feed, self._changed)
-        return epoch
+        await self._renew()
 
     def _changed(self, _subject: bytes, _reply: bytes, _headers: bytes | None, value: bytes) -> None:
         if _epoch(value) > self.epoch:
@@ -71,7 +69,7 @@ class Lease:
 
     async def release(self) -> None:
         """Take the entry away, unless it is a newer worker's."""
-        if not self._superseded:
+        if not self.superseded:
             await self._renew()
             await self._bucket.delete(self._record.node)
 
@@ -109,7 +107,7 @@ class Lease:
         """Another revision than ours: a newer worker's, or none (the lease ended while this node was cut off)."""
         entry = await self._bucket.get(self._record.node)
         if entry is not None and _epoch(entry.value) > self.epoch:
-            self._superseded = True
+            self.superseded = True
             raise Superseded(f"a newer worker is called {self._record.node!r}: this one ends")
         await self._store(entry.revision if entry else 0)
         return entry is None
