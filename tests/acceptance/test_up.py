@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import nats
+import nats.errors
 import pytest
 
 from tests.acceptance import outside
@@ -124,11 +126,27 @@ def test_two_nodes_are_two_workers(tmp_path: Path) -> None:
 async def test_secure_platform_refuses_strangers(tmp_path: Path) -> None:
     """`--secure`: without credentials there is no connection, with the operator's there is."""
     with running(tmp_path, "--secure") as platform:
-        with pytest.raises(Exception, match=r"(?i)authorization"):
-            async with outside.client(platform.nats, connect_timeout=2, max_reconnect_attempts=0):
-                pass
+        with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
+            await nats.connect(platform.nats, allow_reconnect=False)
         async with outside.client(platform.nats, user=platform.user, password=platform.password) as connection:
             assert connection.is_connected
+
+
+@pytest.mark.parametrize("sign", ["nats/run/*.ports", "logs/worker.log", "platform.json"])
+def test_stops_at_any_moment_of_its_start(tmp_path: Path, sign: str) -> None:
+    """SIGTERM while it connects, starts its services, or has just said that it is ready: it always ends."""
+    environ = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    command = [MAYFLY, "up", "--data", str(tmp_path / "data"), "--port", "0", "--nats-port", "0"]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: list((tmp_path / "data").glob(sign)))
+        below = outside.below(process.pid)
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: not [pid for pid in below if outside.alive(pid)])
 
 
 def test_ctrl_c_stops_and_a_second_one_hurries(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ lock the data directory → nats-server → streams and buckets → all services
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mayfly import platform_file
 from mayfly.launcher import nats_context, plan, ports, readiness
@@ -24,6 +24,8 @@ from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.kv import Bucket
 from mayfly_proto import records, storage
+
+T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
 
@@ -58,6 +60,7 @@ class _Life:
         self._options = options
         self._directory = directory
         self._terminal = terminal
+        self._stopping = False
         self._supervisor = Supervisor(self._publish, terminal.complain)
         self._announced = (directory.path / platform_file.NAME).exists()  # it has been ready at least once
         self._server = EmbeddedServer(
@@ -84,6 +87,7 @@ class _Life:
             except ExceptionGroup as group:
                 raise group.exceptions[0] from None
             finally:
+                self._stopping = True
                 await self._supervisor.stop(plan.STOP_ORDER)
                 self._publish()
 
@@ -92,20 +96,27 @@ class _Life:
         nats = Service(plan.NATS, plan.NATS, self._server.log_file, lambda: NatsRun(self._server))
         self._supervisor.add(nats, tasks)
         await nats.ready.wait()
-        bus = await Bus.connect(
-            self._server.url, name="up", role=OPERATOR, user=OPERATOR, password=self._platform.password
-        )
-        try:
-            await bootstrap(bus)
-            memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
-            for spec in plan.services(
-                self._options, self._directory, nats_url=self._server.url, machine_memory_mb=memory_mb
-            ):
-                self._supervisor.add(self._service(spec, notify), tasks)
-            await self._supervisor.wait_ready(START_TIMEOUT_S)
-            self._greet(await _isolation(bus), asyncio.get_running_loop().time() - started)
-        finally:
-            await bus.close()
+        await self._as_operator(bootstrap, tasks)
+        memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+        for spec in plan.services(
+            self._options, self._directory, nats_url=self._server.url, machine_memory_mb=memory_mb
+        ):
+            self._supervisor.add(self._service(spec, notify), tasks)
+        await self._supervisor.wait_ready(START_TIMEOUT_S)
+        isolation = await self._as_operator(_isolation, tasks)
+        self._greet(isolation, asyncio.get_running_loop().time() - started)
+
+    async def _as_operator(self, do: Callable[[Bus], Awaitable[T]], tasks: asyncio.TaskGroup) -> T:
+        async def connected() -> T:
+            password = self._platform.password
+            bus = await Bus.connect(self._server.url, name="up", role=OPERATOR, user=OPERATOR, password=password)
+            try:
+                return await do(bus)
+            finally:
+                await bus.close()
+
+        # nats-py swallows a cancellation that comes while it writes: in a task of its own it cannot swallow ours.
+        return await asyncio.shield(tasks.create_task(connected(), name=do.__name__))
 
     def _service(self, spec: plan.Spec, notify: str) -> Service:
         log = self._directory.log(spec.name)
@@ -143,10 +154,17 @@ class _Life:
         """The first signal stops everything in order, each further one stops it now."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        on_signal: Iterator[Callable[[], object]] = iter([task.cancel])
+
+        def on_signal() -> None:
+            if self._stopping:
+                self._supervisor.kill()
+            else:
+                self._stopping = True
+                task.cancel()
+
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in numbers:
-            loop.add_signal_handler(number, lambda: next(on_signal, self._supervisor.kill)())
+            loop.add_signal_handler(number, on_signal)
         try:
             yield
         finally:
