@@ -38,6 +38,7 @@ _PRELOAD = (
 def main(fd: int, folders: list[str]) -> NoReturn:
     """``folders`` are those on the path that functions may not see."""
     control = socket.socket(fileno=fd)
+    sys.executable = os.path.realpath(sys.executable)  # a venv's is not there in a private root
     setup = wire.decode(control.recv(_MAX_MESSAGE))
     linux.prctl("parent death signal", linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     notes: list[str] = []
@@ -122,7 +123,6 @@ def _hide(folders: list[str]) -> None:
     sys.path[:] = [path for path in sys.path if path not in folders]
     for name in [name for name in sys.modules if name.partition(".")[0] == "msgpack"]:
         del sys.modules[name]
-    sys.executable = os.path.realpath(sys.executable)
 
 
 class Zygote:

@@ -83,10 +83,10 @@ class PythonRuntime:
             given = ", ".join(self.isolation)
             refusal = f"this node cannot give isolation {launch.spec.isolation!r}, only {given}"
             self._loop.call_soon(process.fail, refusal)
-        elif self._zygote is None:
-            self._waiting.append(process)
+        elif zygote := self._living_zygote():
+            self._start(zygote, process, launch)
         else:
-            self._start(self._zygote, process, launch)
+            self._waiting.append(process)
         return process
 
     # -- the zygote
@@ -99,6 +99,9 @@ class PythonRuntime:
                 self._start(self._zygote, process, process.launch)
         self._refill_soon()
         return self._zygote
+
+    def _living_zygote(self) -> Zygote | None:
+        return None if self._zygote is None or self._zygote.died.is_set() else self._zygote
 
     def _describe(self, zygote: Zygote) -> None:
         hello = zygote.hello
@@ -120,8 +123,6 @@ class PythonRuntime:
         while True:
             started = self._loop.time()
             await zygote.wait()
-            self._zygote = None
-            self._spares.clear()
             failures = 0 if self._loop.time() - started > _STEADY_S else failures + 1
             self._log.error("zygote.died", failures=failures)
             zygote = await self._restart(failures)
@@ -220,11 +221,12 @@ class PythonRuntime:
         self._refill = None
         if self._groups is not None:
             self._groups.fill()
-        if self._zygote is None or len(self._spares) >= _SPARES:
+        zygote = self._living_zygote()
+        if zygote is None or len(self._spares) >= _SPARES:
             return
         spare = self._new()
         try:
-            self._fork(self._zygote, spare)
+            self._fork(zygote, spare)
         except OSError as error:
             self._log.warning("spare.failed", error=str(error))
             spare.finish(None)

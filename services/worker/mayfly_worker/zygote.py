@@ -16,6 +16,7 @@ from mayfly_worker.instance_process import Process, Status
 _MAX_MESSAGE = 1 << 18
 _MAX_FDS = 4
 _START_S = 20.0
+_END_S = 2.0
 _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LANG": "C.UTF-8",
@@ -114,11 +115,16 @@ class Zygote:
         """Ends it, and with it everything that it started."""
         if not self.died.is_set():
             self._on_death()
-        await self._process.wait()
+        await self.wait()
 
     async def wait(self) -> None:
+        """Until it is gone. What it leaves to the kernel, as PID 1, is gone before its guard is."""
         await self.died.wait()
-        await self._process.wait()
+        try:
+            await asyncio.wait_for(self._process.wait(), _END_S)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
 
     def _send(self, message: bytes, fds: list[int]) -> bool:
         try:
@@ -167,8 +173,6 @@ class Zygote:
             for fd in fds:
                 os.close(fd)
         self._unsent.clear()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
         for process in list(self._processes.values()):
             process.kill()
             process.finish(None)
