@@ -5,7 +5,6 @@ or in another registry) publishes it or gives up; then it goes: specs first, the
 pieces of code that were never finished.
 """
 
-import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -38,14 +37,14 @@ class Reconciler:
         self._bus = bus
         self._store = store
         self._grace_s = grace_s
-        self._unfinished: dict[str, float] = {}  # pieces of code → when they were first seen so
+        self._unfinished: dict[str, datetime] = {}  # pieces of code → when they were first seen so
 
     async def once(self, now: datetime) -> None:
         """Raises `BusError`; the next round goes on where this one stopped."""
         older_than = now - timedelta(seconds=self._grace_s)
         await self._specs(older_than)
         await self._code(older_than)
-        await self._pieces()
+        await self._pieces(now, older_than)
 
     async def _specs(self, older_than: datetime) -> None:
         specs = await self._store.specs()  # before the records: one published in between is named
@@ -63,7 +62,7 @@ class Reconciler:
         if stale:
             await self._store.remove_unused_code(stale)
 
-    async def _pieces(self) -> None:
+    async def _pieces(self, now: datetime, older_than: datetime) -> None:
         """Chunks whose metadata was never written, or is gone: a put or a delete was cut short."""
         stream = subjects.object_stream(storage.CODE)
         prefix = subjects.object_chunks(storage.CODE, "")
@@ -71,15 +70,13 @@ class Reconciler:
         state = (await jetstream.api(self._bus, subjects.stream_info(stream), request))["state"]
         pieces = {subject.removeprefix(prefix) for subject in state.get("subjects") or ()}
         names = await self._store.code.names()
-        if len(pieces) > len(names):
-            infos = [await self._store.code.info(name) for name in names]
-            pieces -= {info.nuid for info in infos if info is not None}
+        if len(pieces) > len(names):  # otherwise each belongs to an object, and there is nothing to look up
+            pieces -= {info.nuid for name in names if (info := await self._store.code.info(name)) is not None}
         else:
-            pieces = set()
-        seen = time.monotonic()
-        self._unfinished = {piece: self._unfinished.get(piece, seen) for piece in pieces}
+            pieces.clear()
+        self._unfinished = {piece: self._unfinished.get(piece, now) for piece in pieces}
         for piece, since in self._unfinished.items():
-            if seen - since > self._grace_s:
+            if since < older_than:
                 request = {"filter": subjects.object_chunks(storage.CODE, piece)}
                 await jetstream.api(self._bus, subjects.stream_purge(stream), request)
                 _log.info("code.pieces_removed", nuid=piece)

@@ -97,8 +97,10 @@ class Store:
         return True
 
     async def find_spec(self, name: str, version: int) -> VersionSpec | None:
-        entry = await self._versions.get(storage.version_key(name, version))
-        return None if entry is None else records.decode(entry.value, VersionSpec)
+        """None also when somebody has broken it by hand."""
+        key = storage.version_key(name, version)
+        entry = await self._versions.get(key)
+        return None if entry is None else dict(_readable({key: entry}, VersionSpec)).get(key)
 
     async def spec(self, name: str, version: int) -> VersionSpec:
         """Raises `NotFound`."""
