@@ -14,7 +14,7 @@ import itertools
 import random
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import structlog
 
@@ -29,36 +29,18 @@ from mayfly_chassis.errors import (
     RequestTimeout,
     Unauthorized,
 )
+from mayfly_chassis.replies import Replies, Reply
 from mayfly_proto import records, subjects
+
+__all__ = ["OUTBOUND_LIMIT", "PAYLOAD_HEADROOM", "Bus", "Reply", "Subscription"]
 
 OUTBOUND_LIMIT = 32 * 1024 * 1024  # bytes that may wait for a connection
 PAYLOAD_HEADROOM = 65536  # bytes of a message left for headers and metadata
 
 _CLOSE_TIMEOUT_S = 2.0
 _FRAME_OVERHEAD = 100  # bytes, roughly: a frame's subjects and sizes
-_NO_RESPONDERS = b"NATS/1.0 503"
 
 log = structlog.get_logger()
-
-
-class Reply(NamedTuple):
-    headers: bytes | None
-    payload: bytes
-
-
-class ReplyFuture(asyncio.Future[Reply]):
-    """A reply to come. Cancelling it (as `asyncio.wait_for` does in the end) forgets the request."""
-
-    __slots__ = ("_inbox", "_waiting")
-
-    def __init__(self, waiting: dict[bytes, "ReplyFuture"], inbox: bytes, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self._waiting = waiting
-        self._inbox = inbox
-
-    def cancel(self, msg: Any = None) -> bool:
-        self._waiting.pop(self._inbox, None)
-        return super().cancel(msg)
 
 
 class Subscription:
@@ -86,9 +68,9 @@ class Bus:
         self._write_scheduled = False
         self._stalled = False
         self._inbox = f"{subjects.inbox(role)}.{secrets.token_hex(8)}"
-        self._reply_prefix = f"{self._inbox}.".encode()
-        self._counter = itertools.count(1)
-        self._waiting: dict[bytes, ReplyFuture] = {}
+        self._inboxes = itertools.count(1)
+        self._replies = Replies(self._inbox)
+        self._pings: set[asyncio.Future[bool]] = set()
         self.max_payload = 0
         self.reconnects = 0
 
@@ -133,12 +115,12 @@ class Bus:
             raise kind(f"{url}: {str(error) or type(error).__name__}") from error
         bus._established()
         bus._opened = True
-        bus._listen(f"{bus._inbox}.*", "", bus._replied)
+        bus._listen(bus._replies.subject, "", bus._replies.received)
         return bus
 
     def __repr__(self) -> str:
         state = "closed" if self._closing else "connected" if self.connected else "disconnected"
-        return f"<Bus {state}: {len(self._waiting)} requests wait, {self.reconnects} reconnects>"
+        return f"<Bus {state}: {len(self._replies)} requests wait, {self.reconnects} reconnects>"
 
     @property
     def connected(self) -> bool:
@@ -167,11 +149,11 @@ class Bus:
         Raises `OutboundBufferFull`, `MessageTooLarge`, `BusClosed`, and ValueError for what is no subject.
         """
         if subject.__class__ is not bytes:
-            subject = _encoded(subject)
+            subject = frames.encoded(subject)
         elif not subject:
             raise ValueError("no subject")
         if reply.__class__ is not bytes:
-            reply = _encoded(reply) if reply else b""
+            reply = frames.encoded(reply) if reply else b""
         frame: tuple[bytes, ...]
         size = len(payload)
         if headers:
@@ -194,10 +176,12 @@ class Bus:
         self, subject: str | bytes, payload: bytes = b"", headers: bytes | None = None
     ) -> asyncio.Future[Reply]:
         """The hot path of `request`: the future has no timeout of its own and may be cancelled."""
-        inbox = b"%b%x" % (self._reply_prefix, next(self._counter))
-        future = ReplyFuture(self._waiting, inbox, self._loop)
-        self.publish(subject, payload, reply=inbox, headers=headers)
-        self._waiting[inbox] = future
+        future = self._replies.expect()
+        try:
+            self.publish(subject, payload, reply=future.inbox, headers=headers)
+        except Exception:
+            future.cancel()
+            raise
         return future
 
     async def request(
@@ -209,7 +193,7 @@ class Bus:
         try:
             return await future
         except NoResponders:
-            raise NoResponders(f"{_text(subject)}: nobody listens") from None
+            raise NoResponders(f"{frames.text(subject)}: nobody listens") from None
         finally:
             timer.cancel()
             future.cancel()
@@ -222,10 +206,10 @@ class Bus:
         complete = asyncio.Event()
 
         def collect(_subject: bytes, _reply: bytes, raw: bytes | None, body: bytes) -> None:
-            nobody = raw is not None and raw.startswith(_NO_RESPONDERS) and not body
-            if not nobody:
-                received.append(Reply(raw, body))
-            if nobody or len(received) == replies:
+            reply = Reply(raw, body)
+            if not reply.says_nobody:
+                received.append(reply)
+            if reply.says_nobody or len(received) == replies:
                 complete.set()
 
         inbox = self.new_inbox()
@@ -242,7 +226,7 @@ class Bus:
 
     def new_inbox(self) -> str:
         """A reply subject of one's own, to be subscribed to."""
-        return f"{self._inbox}.many.{next(self._counter)}"
+        return f"{self._inbox}.many.{next(self._inboxes)}"
 
     async def subscribe(self, subject: str, callback: frames.Callback, *, queue: str = "") -> Subscription:
         """Have ``callback(subject, reply, raw headers or None, payload)`` called for every message, synchronously.
@@ -255,13 +239,9 @@ class Bus:
         """Returns when the server has processed all that was sent before. Raises `RequestTimeout`, `BusClosed`."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._connected.wait()
-                if self._client.is_closed:
-                    raise BusClosed("flush")
-                self._write()
-                # In a task of its own: nats-py swallows a cancellation that meets its flush at the wrong moment.
-                await asyncio.shield(asyncio.ensure_future(self._client.flush()))
-        except (TimeoutError, lane.StockError) as error:
+                while not await self._answered():
+                    await self._connected.wait()
+        except TimeoutError as error:
             raise RequestTimeout(f"flush: no answer from the server in {timeout_s} s") from error
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None] | None]) -> None:
@@ -287,15 +267,33 @@ class Bus:
         if self._reconnected is not None:
             self._reconnected.cancel()
         await self._client.close()
-        self._fail_waiting()
+        self._replies.fail()
 
     def _listen(self, subject: str, queue: str, callback: frames.Callback) -> int:
         if self._closing:
             raise BusClosed(subject)
-        encoded = _encoded(subject)
+        encoded = frames.encoded(subject)
         sid = self._client.listen(subject, queue, callback)
-        self._command(frames.subscribe(encoded, _encoded(queue) if queue else b"", sid))
+        self._command(frames.subscribe(encoded, frames.encoded(queue) if queue else b"", sid))
         return sid
+
+    async def _answered(self) -> bool:
+        """Ping the server; False when there is no connection, or it is lost before the answer.
+
+        nats-py's own flush overtakes what is pending, and swallows a cancellation at the wrong moment.
+        """
+        if self._client.is_closed:
+            raise BusClosed("flush")
+        if not self._connected.is_set():
+            return False
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._pings.add(future)
+        future.add_done_callback(self._pings.discard)
+        if self.connected:  # if not, `_lost` follows in a moment
+            self._client._pongs.append(future)
+            self._command(frames.PING)
+            self._write()
+        return await asyncio.shield(future)  # nats-py sets its result, even when nobody waits any longer
 
     async def _unsubscribe(self, sid: int) -> None:
         self._client.forget(sid)
@@ -331,7 +329,7 @@ class Bus:
         if self._closing:
             raise BusClosed("publish")
         if size > self.max_payload:
-            raise MessageTooLarge(f"{size} bytes to {_text(subject)}: the server takes {self.max_payload}")
+            raise MessageTooLarge(f"{size} bytes to {frames.text(subject)}: the server takes {self.max_payload}")
         if self._stalled or not self.connected:
             raise OutboundBufferFull(f"more than {OUTBOUND_LIMIT} bytes wait for a connection")
 
@@ -339,15 +337,6 @@ class Bus:
         self._stalled = not writable
         if writable:
             self._write()
-
-    def _replied(self, subject: bytes, _reply: bytes, headers: bytes | None, payload: bytes) -> None:
-        future = self._waiting.pop(subject, None)
-        if future is None or future.done():
-            return
-        if headers is not None and not payload and headers.startswith(_NO_RESPONDERS):
-            future.set_exception(NoResponders("nobody listens"))
-        else:
-            future.set_result(Reply(headers, payload))
 
     def _callback_failed(self, subject: bytes, error: Exception) -> None:
         log.error("bus.callback_failed", subject=subject.decode("utf-8", "replace"), exc_info=error)
@@ -364,6 +353,10 @@ class Bus:
 
     async def _lost(self) -> None:
         self._connected.clear()
+        self._client._pending = [part for part in self._client._pending if part is not frames.PING]
+        for future in self._pings:
+            if not future.done():
+                future.set_result(False)
         if not self._closing:
             log.warning("bus.disconnected")
 
@@ -385,7 +378,7 @@ class Bus:
                 log.exception("bus.reconnect_callback_failed")
 
     async def _closed_for_good(self) -> None:
-        self._fail_waiting()
+        self._replies.fail()
         self._connected.set()  # nobody is to wait for it any longer
         if not self._closing:
             self._closing = True
@@ -393,25 +386,7 @@ class Bus:
             if self._on_closed is not None:
                 self._on_closed()
 
-    def _fail_waiting(self) -> None:
-        while self._waiting:
-            _, future = self._waiting.popitem()
-            if not future.done():
-                future.set_exception(BusClosed("request"))
-
-
-def _encoded(subject: str | bytes) -> bytes:
-    """Refuses what would end the command early and smuggle in another."""
-    text = _text(subject)
-    if not text or " " in text or not text.isprintable():
-        raise ValueError(f"not a subject: {text!r}")
-    return text.encode()
-
 
 def _expire(future: asyncio.Future[Reply], subject: str | bytes, timeout_s: float) -> None:
     if not future.done():
-        future.set_exception(RequestTimeout(f"{_text(subject)}: no reply in {timeout_s} s"))
-
-
-def _text(subject: str | bytes) -> str:
-    return subject if isinstance(subject, str) else subject.decode("utf-8", "replace")
+        future.set_exception(RequestTimeout(f"{frames.text(subject)}: no reply in {timeout_s} s"))

@@ -13,6 +13,21 @@ _MSG = ord("M")
 _HMSG = ord("H")
 
 
+PING = b"PING\r\n"
+
+
+def encoded(subject: str | bytes) -> bytes:
+    """Raises ValueError for what would end the command early and smuggle in another."""
+    checked = text(subject)
+    if not checked or " " in checked or not checked.isprintable():
+        raise ValueError(f"not a subject: {checked!r}")
+    return checked.encode()
+
+
+def text(subject: str | bytes) -> str:
+    return subject if isinstance(subject, str) else subject.decode("utf-8", "replace")
+
+
 def subscribe(subject: bytes, queue: bytes, sid: int) -> bytes:
     return b"SUB %b %b %d\r\n" % (subject, queue, sid)
 

@@ -115,7 +115,7 @@ class Client(stock.Client):
             await self._process_op_err(error)
 
     async def _process_op_err(self, error: Exception) -> None:
-        """nats-py reconnects once the old connection is closed: never, while a dead peer does not take what it holds."""
+        """nats-py reconnects once the old connection is closed, which a dead peer that takes no data would put off."""
         if self._transport and not self.is_closed and not self.is_reconnecting:
             self._transport._io_writer.transport.abort()
         await super()._process_op_err(error)

@@ -180,6 +180,32 @@ async def test_after_a_server_restart_everything_goes_on(
     assert service.reconnects == 1
 
 
+async def test_a_flush_outlives_a_restart_and_can_be_given_up(
+    server: EmbeddedServer, connect: Connect, eventually: Eventually
+) -> None:
+    """One that is under way when the server dies is answered by the next one, in time and not by a timeout; a cancelled
+    one ends at once, and its late answer disturbs nobody."""
+    bus = await connect("operator")
+    os.kill(server.pid, signal.SIGSTOP)
+    flushing = asyncio.create_task(bus.flush())
+    given_up = asyncio.create_task(bus.flush())
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.wait({given_up}, timeout=1)
+    assert given_up.cancelled()
+    os.kill(server.pid, signal.SIGCONT)
+    await flushing
+    os.kill(server.pid, signal.SIGSTOP)
+    flushing = asyncio.create_task(bus.flush())
+    await asyncio.sleep(0)
+    server.kill()
+    await eventually(lambda: not bus.connected)
+    server.start()
+    async with asyncio.timeout(3):
+        await flushing
+    assert bus.reconnects == 1
+
+
 async def test_a_subscription_given_up_while_away_does_not_come_back(
     server: EmbeddedServer, connect: Connect, eventually: Eventually
 ) -> None:

@@ -29,6 +29,7 @@ async def test_the_client_has_the_attributes_the_fast_lane_uses() -> None:
     assert client._pending_data_size == 0
     assert client._sid == 0
     assert client._subs == {}
+    assert client._pongs == []
     assert client._status == Client.DISCONNECTED
     assert client._client_id is None
     assert client._server_info == {}
@@ -54,6 +55,13 @@ def test_pending_commands_are_replaced_as_a_whole_and_in_order() -> None:
     assert "self._transport.writelines(self._pending[:])" in source
     assert "self._pending = []" in source
     assert inspect.iscoroutinefunction(Parser.parse)
+
+
+def test_answers_to_pings_are_given_in_order_and_forgotten_on_reconnect() -> None:
+    """Our flush puts a future of its own into ``_pongs``."""
+    assert "future = self._pongs.pop(0)" in inspect.getsource(Client._process_pong)
+    assert "future.set_result(True)" in inspect.getsource(Client._process_pong)
+    assert "self._pongs = []" in inspect.getsource(Client._process_connect_init)
 
 
 def test_subscriptions_are_replayed_from_the_table() -> None:
