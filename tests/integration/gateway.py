@@ -65,7 +65,7 @@ class Gateway:
             where = urlsplit(self.url)
             connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=timeout_s)
             try:
-                connection.request(method, path, body, fields or {}, encode_chunked=False)
+                connection.request(method, path, body, fields or {})
                 reply = connection.getresponse()
                 return Answer(reply.status, reply.getheaders(), reply.read())
             finally:
@@ -74,9 +74,9 @@ class Gateway:
         return await asyncio.to_thread(exchange)
 
     async def manage(self, method: str, path: str, body: Any = None, fields: dict[str, str] | None = None) -> Answer:
-        """With the token; a body that is no bytes goes as JSON."""
+        """With the token; a dict goes as JSON."""
         fields = {"Authorization": f"Bearer {TOKEN}", **(fields or {})}
-        if body is not None and not isinstance(body, bytes):
+        if isinstance(body, dict):
             body, fields = json.dumps(body), {**fields, "Content-Type": "application/json"}
         return await self.send(method, f"/api/v1/{path}", body, fields)
 

@@ -8,8 +8,9 @@ import asyncio
 import secrets
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -43,12 +44,14 @@ def application(bus: Bus, known: Catalog, nodes: Mirror, *, token: str | None, s
         static_url=f"{DOCS}/static",
         swagger_ui_parameters={"validatorUrl": None},
         responses=openapi.errors(),
+        redirect_slashes=False,
     )
     inner.state.bus, inner.state.known, inner.state.nodes = bus, known, nodes
     inner.state.registry, inner.state.stopping = Registry(bus), stopping
     inner.state.body_limit = bus.payload_limit
+    says_token = Security(HTTPBearer(auto_error=False))  # for the description; it is `Guard` that checks
     for routes in (functions.routes, inspection.routes):
-        inner.include_router(routes)
+        inner.include_router(routes, dependencies=[says_token])
     for kind in (CallError, BusError, RequestValidationError, HTTPException, ClientDisconnect, ClientGone, Exception):
         inner.add_exception_handler(kind, _answered)
     openapi.complete(

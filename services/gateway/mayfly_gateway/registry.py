@@ -7,7 +7,7 @@ from contextlib import suppress
 import msgspec
 
 from mayfly_chassis.bus import Bus
-from mayfly_chassis.errors import NoResponders, ObjectNotFound, RequestTimeout
+from mayfly_chassis.errors import BusError, NoResponders, RequestTimeout
 from mayfly_chassis.objects import ObjectStore
 from mayfly_gateway.asgi import too_large
 from mayfly_gateway.translation import COMPONENT
@@ -63,7 +63,7 @@ class Registry:
         return reply, await ObjectStore(self._bus, reply.bucket).get(reply.object, limit=PACKAGE_LIMIT)
 
     async def _discard(self, name: str) -> None:
-        with suppress(ObjectNotFound):  # the registry may have taken it away already
+        with suppress(BusError):  # the registry may have taken it away already; else it expires
             await self._incoming.delete(name)
 
 
