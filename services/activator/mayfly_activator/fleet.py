@@ -28,20 +28,22 @@ class Node:
 
     def candidate(self, function: str, version: int) -> Candidate:
         own = [*self.asked, *self.accepted]
-        versions = self.load.instances.get(function, {}) if self.load else {}
-        starting = sum(counts.starting for by in self._reported() for counts in by.values())
+        reported = self.load.instances if self.load else {}
+        mine = reported.get(function, {})
+        key = str(version)
+        counts = [(name, number, load) for name, by in reported.items() for number, load in by.items()]
         return Candidate(
             self.lease.node,
             self.lease.memory_mb,
             (self.load.memory_used_mb if self.load else 0) + sum(order.number * order.memory_mb for order in own),
-            START_SLOTS_PER_CORE * self.lease.cores - starting - sum(order.number for order in own),
-            sum(counts.ready + counts.starting for counts in versions.values())
+            START_SLOTS_PER_CORE * self.lease.cores
+            - sum(load.starting for _, _, load in counts)
+            - sum(order.number for order in own),
+            instances=sum(load.ready + load.starting for load in mine.values())
             + sum(order.number for order in own if order.function == function),
-            str(version) in versions or any((o.function, o.version) == (function, version) for o in own),
+            familiar=key in mine or any((o.function, o.version) == (function, version) for o in own),
+            idle=sum(load.ready - load.busy for name, number, load in counts if (name, number) != (function, key)),
         )
-
-    def _reported(self) -> Collection[dict[str, records.VersionLoad]]:
-        return self.load.instances.values() if self.load else ()
 
 
 class Fleet:

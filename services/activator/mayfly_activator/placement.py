@@ -3,7 +3,8 @@
 The lowest rank first: nodes fill up one after the other, so that the last ones stay empty and can be taken away (98
 forced moves in eight hours where spreading evenly has 3,915). A node is filled to 90 %, and one function has at most
 half of its instances on one node once it has four, so that a lost node does not take all of it; both give way before
-the call has to wait. Among the nodes that the load needs anyhow, one that knows the version already comes first: it has
+the call has to wait. When nowhere is room, the node with the most idle instances of others is asked: it evicts, or it
+refuses. Among the nodes that the load needs anyhow, one that knows the version already comes first: it has
 the code, and perhaps a process that has imported it.
 """
 
@@ -24,10 +25,18 @@ NO_NODES = "no_nodes"
 class Candidate:
     """A node as the placement fills it; counts grow with every pick."""
 
-    __slots__ = ("familiar", "instances", "memory_mb", "name", "start_slots", "used_mb")
+    __slots__ = ("familiar", "idle", "instances", "memory_mb", "name", "start_slots", "used_mb")
 
     def __init__(
-        self, name: str, memory_mb: int, used_mb: int, start_slots: int, instances: int = 0, familiar: bool = False
+        self,
+        name: str,
+        memory_mb: int,
+        used_mb: int,
+        start_slots: int,
+        *,
+        instances: int = 0,
+        familiar: bool = False,
+        idle: int = 0,
     ) -> None:
         self.name = name
         self.memory_mb = memory_mb
@@ -35,11 +44,13 @@ class Candidate:
         self.start_slots = start_slots  # left
         self.instances = instances  # of this function
         self.familiar = familiar  # has instances of this version
+        self.idle = idle  # instances of other versions, that may be evicted
 
     def fits(self, memory_mb: int, fill: float = 1.0) -> bool:
         return self.used_mb + memory_mb <= self.memory_mb * fill
 
     def take(self, memory_mb: int) -> None:
+        self.idle -= not self.fits(memory_mb)
         self.used_mb += memory_mb
         self.start_slots -= 1
         self.instances += 1
@@ -88,7 +99,8 @@ def _choose(ranked: list[Candidate], memory_mb: int) -> Candidate | None:
         if tier:
             needed = set(ranked[: _needed(ranked, memory_mb)])
             return next((node for node in tier if node.familiar and node in needed), tier[0])
-    return None
+    crowded = [node for node in ranked if node.start_slots > 0 and node.idle > 0 and node.memory_mb >= memory_mb]
+    return max(crowded, key=lambda node: node.idle, default=None)
 
 
 def _needed(ranked: list[Candidate], memory_mb: int) -> int:

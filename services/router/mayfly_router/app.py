@@ -45,7 +45,7 @@ class Router:
         self._chassis = chassis
         self._config = config
         self.state = State(config.name, config.backlog_mb * 1024 * 1024)
-        self._dispatch = Dispatch(bus, self.state, config.wait_s)
+        self._dispatch = Dispatch(bus, self.state, config.wait_s, asyncio.get_running_loop().call_soon)
         self._orders = Orders(bus, self.state, self._dispatch, chassis.background, self._outdated)
         self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background)
         self._handovers = Handovers(bus, self.state, self._dispatch)

@@ -4,7 +4,6 @@ Nothing here waits, logs or arms a timer for a single call. What to order is pla
 for all functions that were touched in it, so that a burst that comes in one read is one order.
 """
 
-import asyncio
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -31,12 +30,12 @@ _decode_done = codec.Unpacker(Done)
 
 
 class Dispatch:
-    def __init__(self, bus: Bus, state: State, wait_s: float) -> None:
+    def __init__(self, bus: Bus, state: State, wait_s: float, soon: Callable[[Callable[[], None]], object]) -> None:
         self._bus = bus
         self._state = state
         self._wait_s = wait_s
         self._clock = state.clock
-        self._soon = asyncio.get_running_loop().call_soon
+        self._soon = soon  # the event loop's `call_soon`
         self._limit = bus.payload_limit
         self._prefix = secrets.token_hex(5)
         self._count = 0

@@ -20,7 +20,7 @@ from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, NoResponders
 from mayfly_proto import codec, records, states, storage, subjects
 from mayfly_proto.messages import Adopt, Adopted, CallView
-from mayfly_proto.records import Client, NodeLease, NodeLoad, Route, RouterSeen
+from mayfly_proto.records import Client, NodeLease, NodeLoad, Route, RouterSeen, VersionLoad
 from mayfly_router import replies
 from mayfly_router.call import Call
 from mayfly_router.dispatch import Dispatch
@@ -101,11 +101,16 @@ class Fleet:
         seen = load.routers.get(self._state.router, RouterSeen(last_seq=0, calls=[]))
         findings = reconcile(node.inflight, seen.last_seq, seen.calls, node.unseen)
         node.unseen = findings.unseen
-        self._settle(node, findings, now)
+        self._settle(node, findings.finished, now)
+        if findings.lost:
+            self.adopt(node)  # the question goes the way of the frames: its answer is certain
         for share in [share for share in node.shares if share.closed]:
             share.closed = False
             share.pool.refresh(share, now)
             self._dispatch.serve(share.pool, now)
+        for pool in self._owned_pools():
+            if pool.starts and _shows_all(load, pool):
+                pool.starts.forget_ended(node.name, now)
 
     def disconnected(self, client: Client) -> None:
         """The server's word that a connection has ended: the worker's end, or it is connecting again."""
@@ -194,7 +199,8 @@ class Fleet:
             if pool is not None and instance.state == states.Instance.STARTING.value:
                 pool.adopt_start(instance.instance, node, now)
         node.set_adopted(True)
-        self._settle(node, findings, now)
+        self._settle(node, findings.finished, now)
+        self._send_again(node, findings.lost, now)
         self._refresh(node)
         _log.info("node.adopted", node=node.name, epoch=node.epoch, calls=len(answer.calls))
 
@@ -259,17 +265,22 @@ class Fleet:
                 self._dispatch.fail(call, replies.node_lost(node.name, call.invocation), pool)
         self._dispatch.requeue(again, now)
 
-    def _settle(self, node: Node, findings: Findings, now: float) -> None:
-        """Free what a lost `Done` left occupied; send again what a lost frame left unsaid."""
-        if findings.finished or findings.lost:
-            _log.warning("calls.reconciled", node=node.name, done=len(findings.finished), lost=len(findings.lost))
-        for seq in findings.finished:
+    def _settle(self, node: Node, finished: list[int], now: float) -> None:
+        """Free what a lost `Done` left occupied."""
+        for seq in finished:
             self._dispatch.free(node.inflight.pop(seq), now)
-        lost = [node.inflight.pop(seq) for seq in findings.lost]
-        for call in lost:
+        if finished:
+            _log.warning("done.lost", node=node.name, calls=len(finished))
+
+    def _send_again(self, node: Node, lost: list[int], now: float) -> None:
+        """These frames never came."""
+        calls = [node.inflight.pop(seq) for seq in lost]
+        for call in calls:
             assert call.share is not None
             call.share.pool.vacate(call.share)
-        self._dispatch.requeue(lost, now)
+        self._dispatch.requeue(calls, now)
+        if calls:
+            _log.warning("frames.lost", node=node.name, calls=len(calls))
 
     def _route(self, pool: Pool, name: str, route: Route | None) -> None:
         now = self._state.clock()
@@ -284,3 +295,10 @@ class Fleet:
 
     def _owned_pools(self) -> Iterable[Pool]:
         return (pool for function in self._state.functions.values() for pool in function.pools.values())
+
+
+def _shows_all(load: NodeLoad, pool: Pool) -> bool:
+    """Whether the Route Cache has every instance of this version that the node reports."""
+    counts = load.instances.get(pool.name, {}).get(str(pool.version), VersionLoad())
+    share = pool.shares.get(load.node)
+    return not counts.starting and counts.ready <= len(share.instances if share else ())

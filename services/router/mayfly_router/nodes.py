@@ -56,15 +56,14 @@ class Node:
 
 class Findings(NamedTuple):
     finished: list[int]  # the node is done with them: their `Done` was lost
-    lost: list[int]  # the node never saw them, in two reports in a row
+    lost: list[int]  # the node had not seen them before, and has not now
     unseen: set[int]  # not seen in this report
 
 
 def reconcile(inflight: Iterable[int], last_seq: int, running: Collection[int], unseen: Collection[int]) -> Findings:
     """Compare our calls in flight with what a node reports: the highest sequence it has seen and what it still runs.
 
-    A frame and a report may cross, so one report without a frame means nothing; frames keep their order, so what is
-    missing from a second report was swallowed by a broken connection.
+    A frame and a report may cross, so one report without a frame means nothing, and a second one is a reason to ask.
     """
     running = set(running)
     finished, missing = [], set()

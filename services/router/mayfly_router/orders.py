@@ -132,7 +132,7 @@ class Orders:
     def _answered(self, pool: Pool, instances: list[str], answer: Activated) -> None:
         now = self._state.clock()
         for instance, name in answer.placed.items():
-            pool.starts.placed(instance, name)
+            pool.starts.placed(instance, name, now)
             node = self._state.nodes.get(name)
             if node is not None and not node.epoch:
                 pool.starts.forget_node(name)  # it went while it was being asked

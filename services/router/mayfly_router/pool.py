@@ -26,6 +26,7 @@ from mayfly_router.starts import Starts
 
 NO_NODES = "no_nodes"  # `Activated.reason` when there is no worker at all
 NO_NODES_PATIENCE_S = 5.0  # a worker that is being restarted is back by then
+CLOCK_STEP_S = 1e-6  # nothing takes no time at all
 SMOOTHING = 0.2  # weight of a new sample in the mean service time
 
 
@@ -131,6 +132,7 @@ class Pool:
         return calls
 
     def served(self, duration_s: float) -> None:
+        duration_s = max(duration_s, CLOCK_STEP_S)
         mean = self.service_s
         self.service_s = duration_s if mean is None else mean + SMOOTHING * (duration_s - mean)
 

@@ -6,6 +6,7 @@ from mayfly_proto.errors import CallError
 from mayfly_router import activation
 
 START_LIMIT_S = 60.0  # an instance that a node accepted and that says nothing for so long does not come
+SILENT_LIMIT_S = 2.0  # the same when the node reports that nothing of the version is starting there
 DOUBT_LIMIT_S = 5.0  # the same when it is not known whether any node accepted it
 FIRST_RETRY_S = 0.05  # after an order that found no place; doubles up to the last
 LAST_RETRY_S = 1.0
@@ -13,11 +14,12 @@ SMOOTHING = 0.2  # weight of a new sample in a mean
 
 
 class Start:
-    __slots__ = ("at", "covers", "limit", "node")
+    __slots__ = ("at", "covers", "limit", "node", "placed_at")
 
     def __init__(self, at: float, node: str = "") -> None:
         self.at = at
         self.node = node  # "": not placed yet
+        self.placed_at = at
         self.covers = True  # False: perhaps nobody took the order; it counts for the limit only
         self.limit = at + START_LIMIT_S
 
@@ -58,10 +60,11 @@ class Starts:
         """It starts there by another owner's order."""
         self._pending.setdefault(instance, Start(now, node))
 
-    def placed(self, instance: str, node: str) -> None:
+    def placed(self, instance: str, node: str, now: float) -> None:
         self.refusals = 0
         if start := self._pending.get(instance):
             start.node = node
+            start.placed_at = now
 
     def refused(self, instances: Iterable[str], now: float) -> None:
         """No node took them."""
@@ -98,6 +101,14 @@ class Starts:
     def forget_node(self, node: str) -> None:
         """The node is gone, and what was starting there; or it was told to stop it."""
         self._pending = {instance: start for instance, start in self._pending.items() if start.node != node}
+
+    def forget_ended(self, node: str, now: float) -> None:
+        """The node has nothing of this version that is not in the Route Cache: what was placed there a while ago has
+        come to nothing, and the word of it was lost."""
+        since = now - SILENT_LIMIT_S
+        for instance, start in list(self._pending.items()):
+            if start.node == node and start.placed_at < since:
+                del self._pending[instance]
 
     def forget_late(self, now: float) -> None:
         if any(start.limit <= now for start in self._pending.values()):
