@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mayfly_chassis.bus import Bus, Reply
-from mayfly_proto import codec, errors, messages, records, storage, subjects
+from mayfly_proto import codec, errors, messages, records, storage
 from mayfly_proto.records import Client, NodeLease, NodeLoad, Package, Route, RouterMembers, RouterSeen, VersionSpec
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.fleet import Fleet

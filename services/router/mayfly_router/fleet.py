@@ -24,7 +24,7 @@ from mayfly_proto.records import Client, NodeLease, NodeLoad, Route, RouterSeen,
 from mayfly_router import replies
 from mayfly_router.call import Call
 from mayfly_router.dispatch import Dispatch
-from mayfly_router.nodes import Findings, Node, reconcile
+from mayfly_router.nodes import Node, reconcile
 from mayfly_router.orders import Background
 from mayfly_router.pool import Pool
 from mayfly_router.state import State
