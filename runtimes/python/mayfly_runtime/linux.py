@@ -4,9 +4,11 @@ Each raises ``OSError`` with the errno and the name of the step. They are called
 instances forked from it find them resolved.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
 
 NEWNS = 0x00020000
 NEWIPC = 0x08000000
@@ -45,17 +47,26 @@ _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 
 
-def _check(result: int, step: str) -> int:
+def _check(result: int, name: str) -> int:
     if result < 0:
         errno = ctypes.get_errno()
-        raise OSError(errno, f"{step}: {os.strerror(errno)}")
+        raise OSError(errno, f"{name}: {os.strerror(errno)}")
     return result
 
 
-def syscall(step: str, number: int, *args: object) -> int:
+@contextlib.contextmanager
+def step(name: str) -> Iterator[None]:
+    """Names the step in an ``OSError`` of the standard library."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{name}: {error.strerror}") from None
+
+
+def syscall(name: str, number: int, *args: object) -> int:
     """Integers are passed as long: a bare int would be cut to 32 bits."""
     wide = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
-    return _check(_libc.syscall(ctypes.c_long(number), *wide), step)
+    return _check(_libc.syscall(ctypes.c_long(number), *wide), name)
 
 
 def unshare(flags: int) -> None:
@@ -85,8 +96,8 @@ def pivot_root(path: str) -> None:
     os.chdir("/")
 
 
-def prctl(step: str, option: int, value: int = 0) -> None:
-    _check(_libc.prctl(option, value, 0, 0, 0), step)
+def prctl(name: str, option: int, value: int = 0) -> None:
+    _check(_libc.prctl(option, value, 0, 0, 0), name)
 
 
 def set_name(name: str) -> None:

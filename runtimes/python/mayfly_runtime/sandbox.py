@@ -59,7 +59,8 @@ class Kernel:
 def prepare(kernel: Kernel, groups: list[int]) -> None:
     """What is the same for every function. ``groups`` are open files of control groups to join. Raises ``OSError``."""
     for group in groups:
-        os.write(group, b"0")
+        with linux.step("join control group"):
+            os.write(group, b"0")
     if kernel.private_root:
         root.enter()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -102,9 +103,10 @@ def _rules(kernel: Kernel, want: Confinement) -> landlock.Rules | None:
 
 
 def _become(uid: int) -> None:
-    for stream in (1, 2):
-        os.fchown(stream, uid, uid)  # so that it may open /dev/stdout
     resource.setrlimit(resource.RLIMIT_NPROC, (_PROCESSES, _PROCESSES))
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
+    with linux.step(f"uid {uid}"):
+        for stream in (1, 2):
+            os.fchown(stream, uid, uid)  # so that it may open /dev/stdout
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
