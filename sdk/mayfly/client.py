@@ -135,21 +135,21 @@ class Client:
         kind = content_type or implied_type
         fields = {headers.TIMEOUT_MS: str(round(timeout_s * 1000)), **(extra_headers or {})}
         block = headers.block(fields | ({headers.CONTENT_TYPE: kind} if kind else {}))
-        reply = await self._call(name, subjects.call(name, version), payload, block, timeout_s)
+        reply = await self._call(name, version, payload, block, timeout_s)
         if (error := errors.from_reply(reply.headers, reply.payload)) is not None:
             raise error
         return Result(reply.payload, headers.parse(reply.headers))
 
-    async def _call(self, name: str, subject: str, payload: bytes, block: bytes, timeout_s: float) -> Reply:
+    async def _call(self, name: str, version: int | None, payload: bytes, block: bytes, timeout_s: float) -> Reply:
         """Nobody listens when there is no such function, and for a moment when its owner changes."""
-        loop = asyncio.get_running_loop()
+        loop, subject = asyncio.get_running_loop(), subjects.call(name, version)
         started = loop.time()
         while True:
             left_s = started + timeout_s - loop.time()
             try:
                 return await self._bus.request(subject, payload, headers=block, timeout_s=left_s + _GRACE_S)
             except NoResponders:
-                if left_s < _RETRY_S or not await self._may_exist(name, waited_s=timeout_s - left_s):
+                if left_s < _RETRY_S or not await self._may_exist(name, version, waited_s=timeout_s - left_s):
                     raise _gone(name, left_s) from None
             except RequestTimeout:
                 raise _late(f"no answer from {name} in {timeout_s:g} s") from None
@@ -157,14 +157,14 @@ class Client:
                 raise CallError(ErrorType.TOO_LARGE, str(error), component=COMPONENT) from None
             await asyncio.sleep(_RETRY_S)
 
-    async def _may_exist(self, name: str, *, waited_s: float) -> bool:
+    async def _may_exist(self, name: str, version: int | None, *, waited_s: float) -> bool:
         if self._user != _OPERATOR:
             return waited_s < _MOVE_S
         try:
-            await self.describe(name)
+            found = await self.describe(name)
         except CallError as error:
             return error.kind is not ErrorType.NOT_FOUND
-        return True
+        return version is None or version in found.versions
 
     async def deploy(
         self, code: str | os.PathLike[str] | bytes, name: str | None = None, **settings: Any
@@ -181,6 +181,7 @@ class Client:
         return [await self._deploy(source) for source in sources]
 
     async def _deploy(self, source: Source) -> api.DeployReply:
+        self._check_operator()
         key = uuid4().hex
         await ObjectStore(self._bus, storage.INCOMING).put(key, source.content)
         request = api.DeployRequest(
@@ -236,13 +237,14 @@ class Client:
         finally:
             await subscription.unsubscribe()
 
-    async def _ask(self, verb: str, request: msgspec.Struct | None, kind: type[T]) -> T:
+    def _check_operator(self) -> None:
+        """NATS would not answer a publish that it forbids; this says why."""
         if self._user != _OPERATOR:
-            raise CallError(
-                ErrorType.FORBIDDEN,
-                "functions are managed by the operator: give the platform's data directory, or its NATS user",
-                component=COMPONENT,
-            )
+            message = "functions are managed by the operator: give the platform's data directory, or its NATS user"
+            raise CallError(ErrorType.FORBIDDEN, message, component=COMPONENT)
+
+    async def _ask(self, verb: str, request: msgspec.Struct | None, kind: type[T]) -> T:
+        self._check_operator()
         body = b"" if request is None else msgspec.json.encode(request)
         try:
             reply = await self._bus.request(subjects.api(api.FUNCTION, verb), body, timeout_s=MANAGEMENT_TIMEOUT_S)
