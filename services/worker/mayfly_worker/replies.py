@@ -17,7 +17,13 @@ FUNCTION = "function"  # the component of errors that its code makes
 _CONTENT_TYPES = ("", "text/plain; charset=utf-8", "application/octet-stream")  # JSON goes without saying
 _FROM_FUNCTION = {
     kind.value: kind
-    for kind in (ErrorType.FUNCTION_ERROR, ErrorType.BAD_RESULT, ErrorType.BAD_REQUEST, ErrorType.TOO_LARGE)
+    for kind in (
+        ErrorType.FUNCTION_ERROR,
+        ErrorType.BAD_RESULT,
+        ErrorType.BAD_REQUEST,
+        ErrorType.TOO_LARGE,
+        ErrorType.OUT_OF_MEMORY,  # a MemoryError that the process survived
+    )
 }
 
 
