@@ -91,3 +91,11 @@ async def test_function_output_is_in_the_logs_with_its_invocation(platform: Any)
 
     (row,) = await outside.until(line)
     assert row["invocation"] == invocation
+
+
+async def test_same_code_under_two_file_names_runs_as_both(platform: Any) -> None:
+    """One file's bytes under two names are two modules: the second deploy must not find only the first on the node."""
+    async with outside.client(platform.nats) as connection:
+        for name in ("twin-one", "twin-two"):
+            outside.deploy(platform, name, HELLO)
+            assert (await outside.call(connection, name, ADA.encode())).code == 200
