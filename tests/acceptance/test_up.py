@@ -64,7 +64,7 @@ def test_life_of_a_platform(tmp_path: Path) -> None:
 def test_dead_service_is_started_again_and_published(mortal: Platform, tmp_path: Path, service: str) -> None:
     """kill -9 of any process: it comes back, platform.json tells its new pid, and calls work."""
     (tmp_path / "hello.py").write_text(HELLO)
-    mortal.cli("deploy", str(tmp_path / "hello.py"))
+    until(lambda: mortal.cli("deploy", str(tmp_path / "hello.py"), check=False).returncode == 0)
     before = outside.pid_of(mortal, service)
     outside.kill_9(before)
     until(lambda: {entry["name"]: entry["pid"] for entry in mortal.services()}.get(service, before) != before)
