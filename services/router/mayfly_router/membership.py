@@ -42,7 +42,9 @@ class Membership:
         self._identities: list[Client] = []  # under which this router has been written
         self._suspects: set[str] = set()
         self._doubted = False
+        self._leaving = False
         self._work = asyncio.Event()
+        self._turn = asyncio.Lock()
 
     async def join(self) -> None:
         await self._renew()
@@ -50,27 +52,24 @@ class Membership:
         await self._write_self()
 
     async def keep(self) -> None:
-        """Renew the lease, take out who is gone, come back when taken out. Runs until cancelled."""
-        while True:
+        """Renew the lease, take out who is gone, come back when taken out. Runs until this router leaves."""
+        while not self._leaving:
             with suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_S):
                     await self._work.wait()
             self._work.clear()
             try:
-                await self._renew()
-                if self._doubted:
-                    self._doubted = False
-                    await self._edit(lambda members: members)
-                await self._take_out_suspects()
-                if self._members.members.get(self._router) != self._bus.identity:
-                    await self._write_self()
+                async with self._turn:
+                    await self._keep()
             except BusError as error:
                 _log.warning("membership.unreachable", error=str(error))
 
     async def leave(self) -> None:
         """Out of the members, so that the others take over; then the lease goes."""
-        await self._edit(lambda members: {name: client for name, client in members.items() if name != self._router})
-        await self._bucket.delete(self._router)
+        self._leaving = True
+        async with self._turn:
+            await self._edit(lambda members: {n: client for n, client in members.items() if n != self._router})
+            await self._bucket.delete(self._router)
 
     async def stop(self) -> None:
         await self._mirror.stop()
@@ -105,6 +104,17 @@ class Membership:
         self._on_change(members)
         if members.members.get(self._router) != self._bus.identity:
             self.check()
+
+    async def _keep(self) -> None:
+        if self._leaving:
+            return
+        await self._renew()
+        if self._doubted:
+            self._doubted = False
+            await self._edit(lambda members: members)
+        await self._take_out_suspects()
+        if self._members.members.get(self._router) != self._bus.identity:
+            await self._write_self()
 
     async def _renew(self) -> None:
         lease = records.encode(self._bus.identity)
