@@ -1,8 +1,9 @@
 """Unpacked packages on this node, by the SHA-256 of what was uploaded.
 
-Two functions with the same code share a folder; a single .py is the same code only under the same file name. Every uid of the node may read below it, but the folder above cannot be
-listed, so a package is found only by who knows its digest, that is, by who has its bytes. An entry appears by a rename,
-whole or not at all. The least recently used go when there are more bytes than the bound; what is in use stays.
+Two functions with the same code share a folder; a single .py is the same code only under the same file name. Every uid
+of the node may read below it, but the folder above cannot be listed, so a package is found only by who knows its
+digest, that is, by who has its bytes. An entry appears by a rename, whole or not at all. The least recently used go
+when there are more bytes than the bound; what is in use stays.
 """
 
 import asyncio
