@@ -74,7 +74,7 @@ def http_call(
     try:
         connection.request(method, path, body, headers or {})
         reply = connection.getresponse()
-        return Answer(reply.status, reply.read(), dict(reply.getheaders()))
+        return Answer(reply.status, reply.read(), {name.title(): value for name, value in reply.getheaders()})
     finally:
         connection.close()
 

@@ -53,9 +53,8 @@ def trouble(platform: Any) -> Any:
     return platform
 
 
-async def both_ways(
-    platform: Any, function: str, payload: bytes, kind: str = "application/json"
-) -> list[outside.Answer]:
+async def both_ways(platform: Any, function: str, payload: bytes) -> list[outside.Answer]:
+    kind = {"Content-Type": "application/json"}
     async with outside.client(platform.nats) as connection:
         by_nats = await outside.call(connection, function, payload, headers=kind)
     by_http = await asyncio.to_thread(outside.http_call, platform.http, "POST", f"/function/{function}", payload, kind)
@@ -135,6 +134,7 @@ async def test_deadline_that_passes_in_the_queue_is_408(platform: Any) -> None:
     async with outside.client(platform.nats) as connection:
         await outside.call(connection, "late")
         first = asyncio.create_task(outside.call(connection, "late"))
+        await outside.until(lambda: outside.instances(platform, "late")[0]["state"] == "busy")
         second = await outside.call(connection, "late", headers={"Mayfly-Timeout-Ms": "300"})
         assert (second.code, second.error["type"]) == (408, "deadline_exceeded")
         assert (await first).code == 200
