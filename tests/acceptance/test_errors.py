@@ -140,12 +140,12 @@ async def test_deadline_that_passes_in_the_queue_is_408(platform: Any) -> None:
         assert (await first).code == 200
 
 
-async def test_no_room_anywhere_is_503(platform: Any) -> None:
+async def test_no_room_anywhere_is_503(mortal: Any) -> None:
     """A function that fits on no node is refused with the reason, not left to wait for its deadline."""
-    outside.deploy(platform, "giant", "def handler(event, context):\n    return 1\n", memory=10240)
+    outside.deploy(mortal, "giant", "def handler(event, context):\n    return 1\n", memory=10240)
     loop = asyncio.get_running_loop()
     started = loop.time()
-    for answer in await both_ways(platform, "giant", b"{}"):
+    for answer in await both_ways(mortal, "giant", b"{}"):
         assert (answer.code, answer.error["type"]) == (503, "no_capacity")
     assert loop.time() - started < 10
 

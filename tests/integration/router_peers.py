@@ -5,7 +5,10 @@ to refuse, to lose frames or words, to be silent, and to die.
 """
 
 import asyncio
+import itertools
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -16,7 +19,7 @@ from mayfly_activator.app import app as activator_app
 from mayfly_activator.config import ActivatorConfig
 from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.bus import Bus, Reply
-from mayfly_chassis.errors import NoResponders
+from mayfly_chassis.errors import NoResponders, RequestTimeout
 from mayfly_chassis.kv import Bucket
 from mayfly_chassis.service import Chassis, running
 from mayfly_proto import codec, errors, headers, messages, ownership, records, storage, subjects
@@ -25,6 +28,7 @@ from mayfly_router.app import app as router_app
 from mayfly_router.config import RouterConfig
 
 HEARTBEAT_S = 0.1
+RENEW_EVERY = 30  # heartbeats
 
 
 class ScriptedWorker:
@@ -191,9 +195,11 @@ class ScriptedWorker:
             self.bus.publish(subjects.router_done(router), codec.pack(done))
 
     async def _beat(self) -> None:
-        while True:
+        for beat in itertools.count(1):
             if not self.silent:
                 self.bus.publish(subjects.load_node(self.name), records.encode(self._load()))
+                if beat % RENEW_EVERY == 0:
+                    self._spawn(self.renew())
             await asyncio.sleep(HEARTBEAT_S)
 
     def _load(self) -> records.NodeLoad:
@@ -254,6 +260,21 @@ class Platform:
         config = RouterConfig(name=name, **(self.settings("router") | fields))
         return await self._stack.enter_async_context(running("router", router_app, config))
 
+    async def router_process(self, name: str) -> asyncio.subprocess.Process:
+        """A router that can be killed; in service on return."""
+        settings = {key.upper(): str(value) for key, value in self.settings("router").items()}
+        variables = {f"MAYFLY_ROUTER_{key}": value for key, value in (settings | {"NAME": name}).items()}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "mayfly_router", env=os.environ | variables, stdout=asyncio.subprocess.DEVNULL
+        )
+        self._stack.push_async_callback(_end, process)
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(NoResponders):
+                    if name in (await self.state(name))["members"]:
+                        return process
+                await asyncio.sleep(0.02)
+
     async def activator(self) -> AsyncExitStack:
         """Close what is returned to stop it."""
         stack = await self._stack.enter_async_context(AsyncExitStack())
@@ -289,8 +310,8 @@ class Platform:
         probe = headers.block({headers.PROBE: "1"})
         async with asyncio.timeout(10):
             while True:
-                with suppress(NoResponders):
-                    reply = await self._registry.request(subjects.call(name), headers=probe)
+                with suppress(NoResponders, RequestTimeout):  # a router that is killed takes a probe with it
+                    reply = await self._registry.request(subjects.call(name), headers=probe, timeout_s=0.2)
                     if headers.find(reply.headers or b"", headers.VERSION.encode()) == str(version).encode():
                         return
                 await asyncio.sleep(0.01)
@@ -306,8 +327,17 @@ class Platform:
     async def until(self, holds: Callable[[Any], bool], router: str = "r1", timeout_s: float = 10) -> None:
         """Poll the router's own account of itself."""
         async with asyncio.timeout(timeout_s):
-            while not holds(await self.state(router)):
+            while True:
+                with suppress(NoResponders):
+                    if holds(await self.state(router)):
+                        return
                 await asyncio.sleep(0.01)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
 
 
 def outcome(reply: Reply) -> Any:

@@ -13,22 +13,24 @@ import gc
 import importlib
 import logging
 import os
-import signal
+import socket
 import sys
 import time
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from mayfly_runtime import calls, event, linux, output, sandbox, wire
+from mayfly_runtime import calls, event, forks, linux, output, sandbox, template, wire
 from mayfly_runtime.context import Context, Function
 
 _SOCKET = 3
+_CONTROL = 4  # a template's
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a START frame says. With it comes, in a private root, the code's mount."""
+    """What a START frame says. With it come, in a private root, the code's mount, and a template's control socket."""
 
     sent: float  # time.monotonic() of the worker
     function: Function
@@ -36,6 +38,7 @@ class Start:
     concurrency: int
     env: dict[str, str]
     confinement: sandbox.Confinement
+    template: bool
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> "Start":
@@ -46,17 +49,125 @@ class Start:
             concurrency=fields["concurrency"],
             env=fields["env"],
             confinement=sandbox.Confinement(**fields["confinement"]),
+            template=fields["template"],
         )
 
 
+class Instance:
+    """One process, from its fork to its end."""
+
+    def __init__(self, kernel: sandbox.Kernel) -> None:
+        self._kernel = kernel
+        self._channel = wire.Channel(_SOCKET)
+        self._output = output.Output(self._channel)
+
+    def become_function(self, groups: list[int]) -> bool:
+        """False if it could not start."""
+        try:
+            sandbox.prepare(self._kernel, groups)
+            _warm_up()
+            forked = time.monotonic()
+            received = self._channel.receive_start()
+            if received is None:
+                return True  # never needed
+            begun = time.monotonic()
+            start, control = Start.parse(received[0]), received[1][1:]
+            sandbox.confine(self._kernel, start.confinement, received[1][:1], template=bool(control))
+            _close_all_but(control)
+            sandboxed = time.monotonic()
+            before = template.Possessions.look() if control else None
+            handler = self._load(start)
+            if before is not None:
+                template.settle(before)
+        except BaseException as error:  # noqa: BLE001  user code's import may raise anything
+            return self._fail(error)
+        ready = time.monotonic()
+        self._tell_ready(fork=forked - start.sent, sandbox=sandboxed - begun, import_=ready - sandboxed)
+        if control:
+            self._serve_forks(handler)
+        self._serve(start, handler)
+        return True
+
+    def _serve_forks(self, handler: calls.Handler) -> NoReturn:
+        control = socket.socket(fileno=_CONTROL)
+        run = functools.partial(_run_fork, self, handler)
+        forks.ForkServer(control, run, own_orphans=False).serve()
+
+    def become_sibling(self, handler: calls.Handler, tmp: int, groups: list[int]) -> bool:
+        """In a template's child, which is its function's already."""
+        try:
+            forked = time.monotonic()
+            sandbox.confine_fork(self._kernel, tmp, groups)
+            for fd in (tmp, *groups):
+                os.close(fd)
+            template.renew()
+            sandboxed = time.monotonic()
+            received = self._channel.receive_start()
+            if received is None:
+                return True
+            start = Start.parse(received[0])
+            os.environ.update(start.env)
+            self._output.guard_forks()
+        except BaseException as error:  # noqa: BLE001  as above
+            return self._fail(error)
+        self._tell_ready(fork=forked - start.sent, sandbox=sandboxed - forked, import_=0.0)
+        self._serve(start, handler)
+        return True
+
+    def _load(self, start: Start) -> calls.Handler:
+        linux.set_name(f"mayfly:{start.function.name}")
+        os.environ.update(start.env)
+        os.chdir(start.confinement.code)
+        sys.path.insert(0, start.confinement.code)
+        sys.argv = [start.handler]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        if not start.template:
+            self._output.guard_forks()
+        return load_handler(start.handler)
+
+    def _tell_ready(self, *, fork: float, sandbox: float, import_: float) -> None:
+        self._output.flush()
+        phases = {"fork": fork, "sandbox": sandbox, "import": import_}
+        self._channel.send(wire.READY, {name: max(0.0, round(value * 1000, 3)) for name, value in phases.items()})
+
+    def _serve(self, start: Start, handler: calls.Handler) -> None:
+        calls.Calls(self._channel, self._output, start.function, handler, start.concurrency).serve()
+        atexit._run_exitfuncs()
+        self._output.flush()
+
+    def _fail(self, error: BaseException) -> bool:
+        self._output.flush()
+        message, trace = str(error), ""
+        if not isinstance(error, BadHandler | template.Unsuitable):
+            _, message, trace = calls.describe(error)
+        self._channel.send(wire.INIT_ERROR, (message, trace))
+        return False
+
+
 def run(kernel: sandbox.Kernel, fds: list[int]) -> NoReturn:
-    """``fds``: socket, stdout, stderr, control group if any. Never returns: the process ends here, whatever happens."""
+    """``fds``: socket, stdout, stderr, control group if any. Never returns."""
+
+    def live() -> bool:
+        _take_files(fds)
+        return Instance(kernel).become_function(fds[3:])
+
+    _end_with(live)
+
+
+def _run_fork(instance: Instance, handler: calls.Handler, fds: list[int]) -> NoReturn:
+    """``fds``: socket, stdout, stderr, the mount for /tmp, control group if any. Never returns."""
+
+    def live() -> bool:
+        _take_files(fds)
+        return instance.become_sibling(handler, fds[3], fds[4:])
+
+    _end_with(live)
+
+
+def _end_with(live: Callable[[], bool]) -> NoReturn:
     code = 1
     try:
-        channel = _take_files(fds)
-        streams = output.Output(channel)
-        if _become_function(kernel, channel, streams, fds[3:]):
-            code = 0
+        code = 0 if live() else 1
     except BaseException as error:  # noqa: BLE001  the last frame of this process
         with contextlib.suppress(BaseException):
             os.write(2, calls.format_traceback(error).encode())
@@ -64,46 +175,20 @@ def run(kernel: sandbox.Kernel, fds: list[int]) -> NoReturn:
         os._exit(code)
 
 
-def _become_function(kernel: sandbox.Kernel, channel: wire.Channel, streams: output.Output, groups: list[int]) -> bool:
-    """False if it could not start."""
-    try:
-        sandbox.prepare(kernel, groups)
-        _warm_up()
-        forked = time.monotonic()
-        received = channel.receive_start()
-        if received is None:
-            return True  # never needed
-        begun = time.monotonic()
-        start = Start.parse(received[0])
-        sandbox.confine(kernel, start.confinement, received[1])
-        os.closerange(_SOCKET + 1, 1 << 16)
-        sandboxed = time.monotonic()
-        handler = _load(start)
-        streams.flush()
-    except BaseException as error:  # noqa: BLE001  user code's import may raise anything
-        streams.flush()
-        _report_failure(channel, error)
-        return False
-    ready = time.monotonic()
-    phases = {"fork": forked - start.sent, "sandbox": sandboxed - begun, "import": ready - sandboxed}
-    channel.send(wire.READY, {name: max(0.0, round(value * 1000, 3)) for name, value in phases.items()})
-    calls.Calls(channel, streams, start.function, handler, start.concurrency).serve()
-    atexit._run_exitfuncs()
-    streams.flush()
-    return True
-
-
-def _take_files(fds: list[int]) -> wire.Channel:
+def _take_files(fds: list[int]) -> None:
     """0 is empty, 1 and 2 are pipes, 3 is the socket; the rest keeps its number until the sandbox is up."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setsid()
     null = os.open("/dev/null", os.O_RDONLY)
     for source, target in zip((null, fds[1], fds[2], fds[0]), (0, 1, 2, _SOCKET), strict=True):
         os.dup2(source, target, inheritable=target != _SOCKET)
-    return wire.Channel(_SOCKET)
+    for fd in (null, *fds[:3]):
+        os.close(fd)
+
+
+def _close_all_but(control: list[int]) -> None:
+    for fd in control:
+        os.dup2(fd, _CONTROL, inheritable=False)
+    os.closerange(_CONTROL + len(control), 1 << 16)
 
 
 def _warm_up() -> None:
@@ -122,16 +207,6 @@ def _warm_up() -> None:
         importlib.import_module("mayfly_warm_up")
 
 
-def _load(start: Start) -> calls.Handler:
-    linux.set_name(f"mayfly:{start.function.name}")
-    os.environ.update(start.env)
-    os.chdir(start.confinement.code)
-    sys.path.insert(0, start.confinement.code)
-    sys.argv = [start.handler]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    return load_handler(start.handler)
-
-
 class BadHandler(Exception):
     """The function's handler is not there, or cannot be called."""
 
@@ -147,11 +222,3 @@ def load_handler(name: str) -> calls.Handler:
     if not callable(handler):
         raise BadHandler(f"handler {name!r} is a {type(handler).__name__}, not a function")
     return handler
-
-
-def _report_failure(channel: wire.Channel, error: BaseException) -> None:
-    if isinstance(error, BadHandler):
-        channel.send(wire.INIT_ERROR, (str(error), ""))
-        return
-    _, message, trace = calls.describe(error)
-    channel.send(wire.INIT_ERROR, (message, trace))

@@ -73,6 +73,16 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
 
 
+def unshare_user(flags: int) -> None:
+    """Into a user namespace where this uid and gid are all there are, with every capability in it."""
+    uid, gid = os.geteuid(), os.getegid()
+    unshare(NEWUSER | flags)
+    with step("map uid"):
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+
+
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     raw = [None if text is None else text.encode() for text in (source, target, kind, data)]
     _check(_libc.mount(raw[0], raw[1], raw[2], flags, raw[3]), f"mount {target}")
@@ -106,9 +116,11 @@ def set_name(name: str) -> None:
     prctl("set name", PR_SET_NAME, ctypes.addressof(buffer))
 
 
-def drop_capabilities() -> None:
+def keep_capabilities(*kept: int) -> None:
+    """Drops all others, for good where no_new_privs is set."""
+    bits = sum(1 << capability for capability in kept)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    syscall("capset", _CAPSET, header, (ctypes.c_uint32 * 6)())
+    syscall("capset", _CAPSET, header, (ctypes.c_uint32 * 6)(bits, bits, 0))
 
 
 def capabilities() -> int:

@@ -82,6 +82,9 @@ class Output:
         self._text = [_text_over(raw) for raw in self._raw]
         sys.stdout, sys.stderr = self._text
         sys.__stdout__, sys.__stderr__ = self._text  # type: ignore[misc]  # final, but not here
+
+    def guard_forks(self) -> None:
+        """From now on a child that is forked is user code's."""
         os.register_at_fork(after_in_child=self._forked)
 
     def begin(self, name: str) -> None:

@@ -76,6 +76,12 @@ def enter() -> None:
     linux.mount("tmpfs", TMP, "tmpfs", _TMP_FLAGS, "mode=1777")
 
 
+def replace_tmp(tmp: int) -> None:
+    """A view of its own once more, with ``tmp``, a detached mount, over the template's /tmp."""
+    linux.unshare(linux.NEWNS)
+    linux.move_mount(tmp, TMP)
+
+
 def furnish(code: int, tmp_mb: int) -> None:
     """``code``, a detached mount, at /code; and the bound of /tmp."""
     linux.move_mount(code, CODE)

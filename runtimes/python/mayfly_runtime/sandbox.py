@@ -47,6 +47,7 @@ class Kernel:
         self.ports = ports  # TCP ports that every function may connect to
         self.landlock = landlock.abi()
         self.filter = seccomp.program()
+        self.template_filter = seccomp.program(template=True)
         self.interpreter = (sys.base_prefix, sys.base_exec_prefix)
         with open("/proc/self/statm") as statm:
             self.data_bytes = int(statm.read().split()[5]) * resource.getpagesize()
@@ -70,7 +71,7 @@ def prepare(kernel: Kernel, groups: list[int]) -> None:
     linux.prctl("no_new_privs", linux.PR_SET_NO_NEW_PRIVS, 1)
 
 
-def confine(kernel: Kernel, want: Confinement, mounts: list[int]) -> None:
+def confine(kernel: Kernel, want: Confinement, mounts: list[int], *, template: bool) -> None:
     """The rest. ``mounts`` is the code's mount in a private root, and nothing elsewhere. Raises ``OSError``."""
     for mount in mounts:
         root.furnish(mount, want.memory_mb)
@@ -80,12 +81,34 @@ def confine(kernel: Kernel, want: Confinement, mounts: list[int]) -> None:
     rules = _rules(kernel, want)
     if want.uid:
         _become(want.uid)
-    linux.drop_capabilities()
+    if template:
+        _keep_mounting()
+    else:
+        linux.keep_capabilities()
     linux.prctl("parent death signal", linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     linux.prctl("not dumpable", linux.PR_SET_DUMPABLE, 0)
     if rules is not None:
         rules.enforce()
+    linux.load_seccomp(kernel.template_filter if template else kernel.filter)
+
+
+def confine_fork(kernel: Kernel, tmp: int, groups: list[int]) -> None:
+    """What is left to give up for an instance that a template forked. Raises ``OSError``."""
+    for group in groups:
+        with linux.step("join control group"):
+            os.write(group, b"0")
+    root.replace_tmp(tmp)
+    linux.keep_capabilities()
+    linux.prctl("parent death signal", linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    linux.prctl("subreaper", linux.PR_SET_CHILD_SUBREAPER, 1)
     linux.load_seccomp(kernel.filter)
+
+
+def _keep_mounting() -> None:
+    linux.prctl("dumpable", linux.PR_SET_DUMPABLE, 1)  # else /proc/self/uid_map is root's
+    linux.unshare_user(linux.NEWNS)
+    linux.keep_capabilities(linux.CAP_SYS_ADMIN)
+    linux.prctl("no subreaper", linux.PR_SET_CHILD_SUBREAPER, 0)  # what its instances leave goes to the zygote
 
 
 def _rules(kernel: Kernel, want: Confinement) -> landlock.Rules | None:

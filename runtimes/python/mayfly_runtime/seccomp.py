@@ -14,7 +14,7 @@ The numbers are those of the kernel's unistd_64.h and asm-generic/unistd.h.
 import platform
 import struct
 
-_NUMBERS = {  # name: (x86_64, aarch64)
+_NUMBERS: dict[str, tuple[int, int | None]] = {  # name: (x86_64, aarch64)
     "acct": (163, 89),
     "add_key": (248, 217),
     "adjtimex": (159, 171),
@@ -88,6 +88,7 @@ _X32 = 0x40000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 
+_NEWNS = 0x00020000
 _NAMESPACES = 0x7E020000  # CLONE_NEW* of mount, cgroup, uts, ipc, user, pid, net
 _FASTOPEN = 0x20000000  # MSG_FASTOPEN
 _FAMILIES = (1, 2, 10, 16)  # unix, inet, inet6, netlink
@@ -109,14 +110,14 @@ def _when(code: int, operand: int, body: list[_Instruction]) -> list[_Instructio
     return [(code, 0, len(body), operand), *body]
 
 
-def program(machine: str = platform.machine()) -> bytes:
-    """Raises ``KeyError`` on a machine whose numbers are not known."""
+def program(machine: str = platform.machine(), *, template: bool = False) -> bytes:
+    """A template may unshare its mounts and move one. Raises ``KeyError`` on a machine whose numbers are not known."""
     column = 0 if machine == "x86_64" else 1
     deny: list[_Instruction] = [(_RETURN, 0, 0, _EPERM)]
     allow: list[_Instruction] = [(_RETURN, 0, 0, _ALLOW)]
 
-    def call(number: tuple[int, int], body: list[_Instruction]) -> list[_Instruction]:
-        return _when(_EQUAL, number[column], body)
+    def call(number: tuple[int, int | None], body: list[_Instruction]) -> list[_Instruction]:
+        return _when(_EQUAL, number[column] or 0, body)
 
     def deny_bits(index: int, bits: int) -> list[_Instruction]:
         return [_argument(index), *_when(_ANY_BIT, bits, deny), *allow]
@@ -135,6 +136,9 @@ def program(machine: str = platform.machine()) -> bytes:
     code += call(_SENDMMSG, deny_bits(3, _FASTOPEN))
     code += call(_SOCKET, [_argument(0), *other_family, _argument(2), *_when(_EQUAL, _MPTCP, deny), *allow])
     code += call(_IOCTL, [_argument(1), *_when(_EQUAL, _TIOCSTI, deny), *_when(_EQUAL, _TIOCLINUX, deny), *allow])
+    if template:
+        code += call(_NUMBERS["unshare"], [_argument(0), *_when(_EQUAL, _NEWNS, allow), *deny])
+        code += call(_NUMBERS["move_mount"], allow)
     for numbers in _NUMBERS.values():
         number = numbers[column]
         if number is not None:

@@ -66,7 +66,7 @@ class Channel:
     def receive_start(self) -> tuple[Any, list[int]] | None:
         """Metadata and file descriptors of the START frame; None when the worker has closed its end."""
         with socket.socket(fileno=os.dup(self.fd)) as sock:
-            data, ancillary, _, _ = sock.recvmsg(_READ, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _, _ = sock.recvmsg(_READ, socket.CMSG_LEN(8), socket.MSG_CMSG_CLOEXEC)
         if not data:
             return None
         self._pending = data

@@ -126,16 +126,18 @@ class Fleet:
         else what runs there already is ordered twice."""
         self._dispatch.may_order = False
         for node in self._state.nodes.values():
-            if node.epoch:
+            if node.epoch and self._is_member:
                 node.heard = self._state.clock()
                 self._unasked.add(node.name)
-                self.adopt(node)
+            self.adopt(node)
         self._allow_orders()
 
     def adopt(self, node: Node) -> None:
         """Ask the node to take this router for the owner; until it answers nothing is sent to it."""
         node.set_adopted(False)
         self._refresh(node)
+        if not self._is_member:
+            return  # joining asks all of them
         again = self._asking.get(node.name)
         if again is not None:
             again.set()
@@ -143,10 +145,14 @@ class Fleet:
             self._asking[node.name] = asyncio.Event()
             self._background(f"adopt {node.name}", self._ask(node, self._asking[node.name]))
 
+    @property
+    def _is_member(self) -> bool:
+        return self._state.router in self._state.members.members
+
     async def _ask(self, node: Node, again: asyncio.Event) -> None:
         attempt = 0
         try:
-            while node.epoch and not node.adopted:
+            while node.epoch and not node.adopted and self._is_member:
                 again.clear()
                 if not await self._asked(node):
                     self._suspects.discard(node.name)
@@ -191,8 +197,7 @@ class Fleet:
         node.unseen = set()
         node.seq = max(node.seq, answer.last_seq)
         for view in answer.calls:
-            if view.seq not in node.inflight:
-                self._take_over(node, view, now)
+            self._recognise(node, view, now)
         for instance in answer.instances:
             function = self._state.functions.get(instance.function)
             pool = function.pools.get(instance.version) if function else None
@@ -204,18 +209,23 @@ class Fleet:
         self._refresh(node)
         _log.info("node.adopted", node=node.name, epoch=node.epoch, calls=len(answer.calls))
 
-    def _take_over(self, node: Node, view: CallView, now: float) -> None:
-        """A call that another owner, or this one in a former life, has sent there."""
-        reply = "" if view.seq in node.written_off else view.reply
-        call = Call(view.invocation, reply, None, b"", now)
-        call.deadline = now + view.budget_ms / 1000
-        call.adopted = True
-        call.sent = now
+    def _recognise(self, node: Node, view: CallView, now: float) -> None:
+        """A call that runs there. One that another owner has sent, or this one in a former life, is taken over; one
+        whose function went away and came back moves to the slots that it has now."""
         function = self._state.functions.get(view.function)
         pool = function.pools.get(view.version) if function else None
-        if pool is not None:
+        call = node.inflight.get(view.seq)
+        if call is None:
+            call = node.inflight[view.seq] = Call(view.invocation, view.reply, None, b"", now)
+            call.deadline = now + view.budget_ms / 1000
+            call.adopted = True
+            if view.seq in node.written_off:
+                call.reply = ""  # it has had its answer
+        before = call.share.pool if call.share else None
+        if pool is not None and pool is not before:
+            if call.share is not None:
+                call.share.pool.vacate(call.share)
             call.share = pool.occupy(node)
-        node.inflight[view.seq] = call
 
     def _given_a_chance(self, node: Node) -> None:
         self._unasked.discard(node.name)

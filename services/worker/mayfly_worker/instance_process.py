@@ -29,7 +29,7 @@ from mayfly_worker.sandbox_groups import Group
 _EVENT, _READY, _INIT_ERROR, _RESULT, _ERROR, _LOG, _START = 1, 2, 3, 4, 5, 6, 7
 _STREAMS = {1: "stdout", 2: "stderr"}
 
-_READ = 1 << 18
+_READ = 1 << 16  # larger buffers are mapped and unmapped by malloc for every read
 _LONGEST_FRAME = 1 << 28
 _LONGEST_LINE = 32768
 _TAIL = 4096
@@ -80,6 +80,13 @@ class _Nobody:
     def on_exit(self, exit: Exit) -> None: ...
 
 
+class Owner(Protocol):
+    """Who made a process and is told first."""
+
+    def process_ready(self, process: "Process", phases_ms: dict[str, float]) -> None: ...
+    def process_ended(self, process: "Process") -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """The kernel's word on an ended process: `code` is negative for a signal."""
@@ -99,7 +106,7 @@ class Process:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        on_end: Callable[["Process"], None],
+        owner: "Owner",
     ) -> None:
         self.launch: Launch | None = None  # None as long as it is a spare
         self.pid = 0  # in the worker's own pid namespace; 0 until the fork is reported
@@ -107,7 +114,7 @@ class Process:
         self.ended = False
         self._listener: Listener = _Nobody()
         self._loop = loop
-        self._on_end = on_end
+        self._owner = owner
         self._began = 0.0
         self._pidfd = -1
         self._socket: socket.socket | None = None
@@ -219,7 +226,7 @@ class Process:
             os.close(pidfd)
             return
         self._pidfd = pidfd
-        self.pid = _pid_of(pidfd)
+        self.pid = pid_of(pidfd)
         self._loop.add_reader(pidfd, self._on_gone)
         if self._killed:
             self.kill()
@@ -254,7 +261,7 @@ class Process:
             and self.group.ran_out_of_memory()
         )
         code = None if status is None else status.code
-        self._on_end(self)
+        self._owner.process_ended(self)
         self._listener.on_exit(
             Exit(
                 code=code if code is not None and code >= 0 else None,
@@ -361,6 +368,7 @@ class Process:
             self._listener.on_error(*_error(raw))
         elif kind == _READY:
             phases = _ready(raw)
+            self._owner.process_ready(self, phases)
             self._listener.on_ready(phases | {"total": round((time.monotonic() - self._began) * 1000, 3)})
         elif kind == _INIT_ERROR:
             self._listener.on_init_error(*_init_error(raw))
@@ -435,7 +443,7 @@ class _Lines:
         return rest + b"\n" if rest else b""
 
 
-def _pid_of(pidfd: int) -> int:
+def pid_of(pidfd: int) -> int:
     """In this process's pid namespace; 0 if it is gone."""
     for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
         if line.startswith("Pid:"):

@@ -6,7 +6,10 @@ sandbox and the import. What an instance is given besides, its files, mounts and
 
 import asyncio
 import os
+import resource
 import shutil
+import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from mayfly_worker import sandbox
 from mayfly_worker.instance_process import Exit, Launch, Listener, Process
 from mayfly_worker.sandbox_groups import Groups
 from mayfly_worker.zygote import Hello, Zygote, ZygoteFailed
+from mayfly_worker.zygote_forks import ForkServer
+from mayfly_worker.zygote_templates import Templates
 
 __all__ = ["Exit", "Launch", "Listener", "Process", "PythonRuntime", "ZygoteFailed"]
 
@@ -25,6 +30,7 @@ _REFILL_S = 0.03  # after the last start: forking ahead must not slow a burst do
 _RESTART_S = (0.0, 0.1, 0.5, 2.0, 5.0)
 _STEADY_S = 30.0
 _WATCH_S = 0.25
+_TEMPLATE_S = 0.1  # after the start that showed the need: its first call goes first
 
 
 class PythonRuntime:
@@ -40,6 +46,7 @@ class PythonRuntime:
         self._groups: Groups | None = None
         self._zygote: Zygote | None = None
         self._spares: list[Process] = []
+        self._templates = Templates(self._build_template, log)
         self._waiting: list[Process] = []  # launched while there was no zygote
         self._processes: set[Process] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -49,6 +56,8 @@ class PythonRuntime:
     async def start(self) -> None:
         """Raises `ZygoteFailed`."""
         self._loop = asyncio.get_running_loop()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # an instance takes four
         shutil.rmtree(self._temporary, ignore_errors=True)
         for folder in (self._root, self._temporary):
             folder.mkdir(parents=True, exist_ok=True)
@@ -76,18 +85,39 @@ class PythonRuntime:
 
     def launch(self, launch: Launch, listener: Listener) -> Process:
         """Returns at once; `Listener.on_ready`, `on_init_error` or `on_exit` tells how it went."""
+        zygote = self._living_zygote()
         possible = launch.spec.isolation in self.isolation
-        process = self._spares.pop(0) if self._spares and possible else self._new()
+        template = self._templates.find(launch) if possible and zygote else None
+        spare = possible and zygote and not template and self._spares
+        process = self._spares.pop(0) if spare else self._new()
         process.assign(launch, listener)
         if not possible:
             given = ", ".join(self.isolation)
             refusal = f"this node cannot give isolation {launch.spec.isolation!r}, only {given}"
             self._loop.call_soon(process.fail, refusal)
-        elif zygote := self._living_zygote():
-            self._start(zygote, process, launch)
-        else:
+        elif zygote is None:
             self._waiting.append(process)
+        else:
+            self._start(zygote, template, process, launch)
         return process
+
+    # -- as owner of the processes
+
+    def process_ready(self, process: Process, phases_ms: dict[str, float]) -> None:
+        if process.launch is not None:
+            self._loop.call_later(_TEMPLATE_S, self._consider_template, process.launch, phases_ms.get("import", 0.0))
+
+    def process_ended(self, process: Process) -> None:
+        self._processes.discard(process)
+        if process in self._spares:
+            self._spares.remove(process)
+        if self._groups is not None and process.group is not None:
+            self._groups.give_back(process.group)
+        if process.launch is not None:
+            temporary = self._temporary / process.launch.instance
+            if temporary.exists():
+                self._loop.run_in_executor(None, lambda: shutil.rmtree(temporary, ignore_errors=True))
+        self._refill_soon()
 
     # -- the zygote
 
@@ -96,12 +126,12 @@ class PythonRuntime:
         waiting, self._waiting = self._waiting, []
         for process in waiting:
             if process.launch is not None:
-                self._start(self._zygote, process, process.launch)
+                self._start(self._zygote, None, process, process.launch)
         self._refill_soon()
         return self._zygote
 
     def _living_zygote(self) -> Zygote | None:
-        return None if self._zygote is None or self._zygote.died.is_set() else self._zygote
+        return self._zygote if self._zygote is not None and self._zygote.alive else None
 
     def _describe(self, zygote: Zygote) -> None:
         hello = zygote.hello
@@ -139,29 +169,44 @@ class PythonRuntime:
     # -- one process
 
     def _new(self) -> Process:
-        process = Process(self._loop, self._ended)
+        process = Process(self._loop, self)
         self._processes.add(process)
         return process
 
-    def _fork(self, zygote: Zygote, process: Process) -> None:
+    def _fork(self, forks: ForkServer, process: Process, mounts: Iterable[int] = ()) -> None:
         """Raises ``OSError`` when there are no more file descriptors or groups to be had."""
-        fds = process.wire()
-        if self._groups is not None:
-            process.group = self._groups.lease()
-            fds.append(process.group.open())
-        zygote.fork(process, fds)
-
-    def _start(self, zygote: Zygote, process: Process, launch: Launch) -> None:
+        fds = list(mounts)
         try:
-            if not process.wired:
-                self._fork(zygote, process)
-            if process.group is not None:
-                process.group.limit(launch.spec.memory_mb)
-            mounts = [sandbox.detached_mount(launch.code)] if zygote.hello.private_root else []
-            process.start(self._describe_start(launch, zygote.hello), mounts)
+            fds = process.wire() + fds
+            if self._groups is not None:
+                process.group = self._groups.lease()
+                fds.append(process.group.open())
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        forks.fork(process, fds)
+
+    def _start(self, zygote: Zygote, template: ForkServer | None, process: Process, launch: Launch) -> None:
+        try:
+            if template is not None:
+                self._fork(template, process, [sandbox.detached_tmpfs(launch.spec.memory_mb)])
+            elif not process.wired:
+                self._fork(zygote.forks, process)
+            self._make_function(zygote, process, launch, with_code=template is None)
         except OSError as error:
             self._loop.call_soon(process.fail, f"preparing the sandbox: {error}")
         self._refill_soon()
+
+    def _make_function(
+        self, zygote: Zygote, process: Process, launch: Launch, *, with_code: bool = True, control: int | None = None
+    ) -> None:
+        """Raises ``OSError``. ``control`` makes it a template."""
+        fields = self._describe_start(launch, zygote.hello) | {"template": control is not None}
+        if process.group is not None:
+            process.group.limit(launch.spec.memory_mb)
+        fds = [sandbox.detached_mount(launch.code)] if with_code and zygote.hello.private_root else []
+        process.start(fields, fds if control is None else [*fds, control])
 
     def _describe_start(self, launch: Launch, hello: Hello) -> dict[str, Any]:
         """The START frame's metadata. Raises ``OSError``."""
@@ -196,18 +241,6 @@ class PythonRuntime:
             os.chown(folder, uid, uid)
         return folder
 
-    def _ended(self, process: Process) -> None:
-        self._processes.discard(process)
-        if process in self._spares:
-            self._spares.remove(process)
-        if self._groups is not None and process.group is not None:
-            self._groups.give_back(process.group)
-        self._refill_soon()
-        if process.launch is not None:
-            temporary = self._temporary / process.launch.instance
-            if temporary.exists():
-                self._loop.run_in_executor(None, lambda: shutil.rmtree(temporary, ignore_errors=True))
-
     # -- ahead of need
 
     def _refill_soon(self) -> None:
@@ -219,6 +252,7 @@ class PythonRuntime:
 
     def _refill_one(self) -> None:
         self._refill = None
+        self._templates.release()
         if self._groups is not None:
             self._groups.fill()
         zygote = self._living_zygote()
@@ -226,13 +260,35 @@ class PythonRuntime:
             return
         spare = self._new()
         try:
-            self._fork(zygote, spare)
+            self._fork(zygote.forks, spare)
         except OSError as error:
             self._log.warning("spare.failed", error=str(error))
             spare.finish(None)
             return
         self._spares.append(spare)
         self._refill_soon()
+
+    def _consider_template(self, launch: Launch, import_ms: float) -> None:
+        zygote = self._living_zygote()
+        if not self._stopping and zygote is not None and zygote.hello.private_root:
+            self._templates.consider(launch, import_ms)
+
+    def _build_template(self, launch: Launch, listener: Listener) -> tuple[Process, ForkServer]:
+        zygote = self._living_zygote()
+        if zygote is None:
+            raise OSError("no zygote")
+        process = self._new()
+        process.assign(launch, listener)
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with here, there:
+            try:
+                self._fork(zygote.forks, process)
+                self._make_function(zygote, process, launch, control=os.dup(there.fileno()))
+            except OSError:
+                process.finish(None)
+                raise
+            uid = sandbox.uid_of(launch.spec.name) if zygote.hello.uids else None
+            return process, ForkServer(here.dup(), uid)
 
     async def _watch_memory(self) -> None:
         """Without control groups: what escapes a process's own limit, such as memory it shares, is found here."""

@@ -16,6 +16,8 @@ _FIRST_UID = 200_000
 _UIDS = 65_000
 
 _OPEN_TREE, _MOUNT_SETATTR = 428, 442
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_CLOEXEC, _SET_STRING, _CREATE = 1, 1, 6
 _AT_FDCWD = -100
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, 0o2000000
 _AT_EMPTY_PATH = 0x1000
@@ -60,6 +62,18 @@ def detached_mount(folder: Path) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def detached_tmpfs(size_mb: int) -> int:
+    """An empty tmpfs that hangs nowhere yet. Needs CAP_SYS_ADMIN; raises ``OSError``."""
+    context = _syscall("fsopen", _FSOPEN, b"tmpfs", _CLOEXEC)
+    try:
+        for name, value in ((b"size", b"%dm" % size_mb), (b"mode", b"1777")):
+            _syscall("fsconfig", _FSCONFIG, context, _SET_STRING, name, value, 0)
+        _syscall("fsconfig", _FSCONFIG, context, _CREATE, None, None, 0)
+        return _syscall("fsmount", _FSMOUNT, context, _CLOEXEC, _NOSUID | _NODEV)
+    finally:
+        os.close(context)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
