@@ -1,0 +1,178 @@
+"""Two routers: who owns what, and what happens when one comes, goes, dies or sleeps."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from mayfly_broker.server import EmbeddedServer
+from mayfly_chassis.kv import Bucket
+from mayfly_proto import headers, ownership, records, storage
+from mayfly_proto.errors import CallError
+from mayfly_proto.records import Client, RouterMembers
+from mayfly_router.membership import Membership
+from tests.conftest import Connect
+from tests.integration.router_peers import Platform, platform
+
+BOTH = ["r1", "r2"]
+OF_R1, OF_R2 = (next(f"f{k}" for k in range(99) if ownership.owner(f"f{k}", BOTH) == owner) for owner in BOTH)
+
+
+@pytest.fixture
+async def mayfly(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Platform]:
+    async with platform(server, tmp_path) as mayfly:
+        yield mayfly
+
+
+async def agree(mayfly: Platform, *members: str) -> None:
+    """Wait until these routers see these members, and every node has accepted them."""
+    for name in members:
+        await mayfly.until(
+            lambda state: state["members"] == sorted(members) and all(n["usable"] for n in state["nodes"].values()),
+            name,
+        )
+
+
+async def test_functions_are_shared_out_and_every_call_finds_its_owner(mayfly: Platform) -> None:
+    """A second router takes its share over; calls to both functions go on meanwhile, none is missed."""
+    await mayfly.activator()
+    worker = await mayfly.worker()
+    await mayfly.router("r1")
+    for name in (OF_R1, OF_R2):
+        await mayfly.deploy(name)
+        await mayfly.call(f"fn.{name}")
+    stop = asyncio.Event()
+
+    async def keep_calling(name: str) -> list[object]:
+        answers = []
+        while not stop.is_set():
+            answers.append(await mayfly.call(f"fn.{name}"))
+        return answers
+
+    callers = [asyncio.create_task(keep_calling(name)) for name in (OF_R1, OF_R2)]
+    await mayfly.router("r2")
+    await agree(mayfly, "r1", "r2")
+    await mayfly.until(lambda state: OF_R2 in state["functions"] and OF_R1 not in state["functions"], "r2")
+    stop.set()
+    for answers in await asyncio.gather(*callers):
+        assert answers
+        assert not any(isinstance(answer, CallError) for answer in answers)
+    assert set(worker.refusals) <= {"busy"}
+
+
+async def test_a_router_that_is_told_to_stop_hands_its_queue_over(mayfly: Platform) -> None:
+    """SIGTERM: calls that wait there, and calls that run, are answered by results through the other router."""
+    await mayfly.activator()
+    worker = await mayfly.worker()
+    leaver = await mayfly.router_process("r2")
+    await mayfly.router("r1")
+    await agree(mayfly, "r1", "r2")
+    await mayfly.deploy(OF_R2, max_instances=1)
+    worker.held = asyncio.Event()
+    calls = [asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"%d" % k)) for k in range(20)]
+    await mayfly.until(lambda state: state["functions"][OF_R2]["queued"] == 19, "r2")
+    leaver.send_signal(signal.SIGTERM)
+    assert await leaver.wait() == 0
+    await mayfly.until(lambda state: state["functions"][OF_R2]["queued"] == 19, "r1")
+    worker.held.set()
+    answers = await asyncio.gather(*calls)
+    assert sorted(int(answer["echo"]) for answer in answers) == list(range(20))
+    assert set(worker.runs.values()) == {1}
+    assert worker.most == 1
+
+
+async def test_a_router_that_is_killed_is_replaced_within_a_second(mayfly: Platform) -> None:
+    """kill -9: the running call is answered by its worker, the slot is known to the new owner, the limit holds."""
+    await mayfly.activator()
+    worker = await mayfly.worker()
+    victim = await mayfly.router_process("r2")
+    await mayfly.router("r1")
+    await agree(mayfly, "r1", "r2")
+    await mayfly.deploy(OF_R2, max_instances=1)
+    await mayfly.call(f"fn.{OF_R2}")
+    worker.held = asyncio.Event()
+    running = asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"running"))
+    await mayfly.until(lambda state: state["functions"][OF_R2]["in_flight"] == 1, "r2")
+    began = monotonic()
+    victim.kill()
+    await mayfly.callable(OF_R2, 1)
+    assert monotonic() - began < 1
+    await mayfly.until(lambda state: state["functions"][OF_R2]["in_flight"] == 1, "r1")
+    waiting = asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"waiting"))
+    await mayfly.until(lambda state: state["functions"][OF_R2]["queued"] == 1, "r1")
+    worker.held.set()
+    assert [(await call)["echo"] for call in (running, waiting)] == ["running", "waiting"]
+    await mayfly.until(lambda state: state["functions"][OF_R2]["in_flight"] == 0, "r1")
+    assert worker.most == 1
+
+
+async def test_a_router_that_slept_is_refused_and_passes_its_calls_on(mayfly: Platform) -> None:
+    """SIGSTOP for longer than its lease: the other takes over; on waking, what it sends by the old epoch is refused
+    and runs, once, through the new owner."""
+    await mayfly.activator()
+    worker = await mayfly.worker()
+    sleeper = await mayfly.router_process("r2")
+    await mayfly.router("r1")
+    await agree(mayfly, "r1", "r2")
+    await mayfly.deploy(OF_R2, max_instances=1, timeout_s=30)
+    await mayfly.call(f"fn.{OF_R2}", b"warm")
+    sleeper.send_signal(signal.SIGSTOP)
+    calls = [asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"%d" % k, timeout_s=40)) for k in range(20)]
+    await mayfly.until(lambda state: state["members"] == ["r1"], "r1", timeout_s=20)
+    sleeper.send_signal(signal.SIGCONT)
+    answers = await asyncio.gather(*calls)
+    assert sorted(int(answer["echo"]) for answer in answers) == list(range(20))
+    assert set(worker.runs.values()) == {1}
+    assert worker.most == 1
+    await agree(mayfly, "r1", "r2")
+
+
+async def test_a_restarted_router_finds_its_calls_again(mayfly: Platform) -> None:
+    """Killed and started under the same name, alone: calls in flight keep their slot until they are done."""
+    await mayfly.activator()
+    worker = await mayfly.worker()
+    victim = await mayfly.router_process("r1")
+    await mayfly.deploy("f", max_instances=1)
+    await mayfly.call("fn.f")
+    worker.held = asyncio.Event()
+    running = asyncio.create_task(mayfly.call("fn.f", b"running"))
+    await mayfly.until(lambda state: state["functions"]["f"]["in_flight"] == 1)
+    victim.kill()
+    await victim.wait()
+    await mayfly.router("r1")
+    await mayfly.until(lambda state: state["functions"].get("f", {}).get("in_flight") == 1)
+    waiting = asyncio.create_task(mayfly.call("fn.f", b"waiting", **{headers.TIMEOUT_MS: "10000"}))
+    await mayfly.until(lambda state: state["functions"]["f"]["queued"] == 1)
+    worker.held.set()
+    assert [(await call)["echo"] for call in (running, waiting)] == ["running", "waiting"]
+    assert worker.most == 1
+
+
+async def test_many_that_write_the_members_at_once_all_get_in(connect: Connect) -> None:
+    """Compare-and-set: nobody overwrites anybody, whoever wins each round, and every write raises the epoch."""
+    names = [f"r{k}" for k in range(6)]
+    buses = [await connect("router") for _ in names]
+    memberships = [Membership(bus, name, lambda _: None) for bus, name in zip(buses, names, strict=True)]
+    for name, bus in zip(names, buses, strict=True):
+        await bus.subscribe(f"mayfly.router.{name}.ping", lambda _s, reply, _h, _p, bus=bus: bus.publish(reply, b"0"))
+    await asyncio.gather(*(membership.join() for membership in memberships))
+    entry = await Bucket(buses[0], storage.ROUTERS).get(storage.ROUTER_MEMBERS_KEY)
+    assert entry is not None
+    members = records.decode(entry.value, RouterMembers)
+    assert set(members.members) == set(names)
+    assert members.epoch == len(names)
+    for membership in memberships:
+        await membership.stop()
+
+
+async def test_a_joining_router_leaves_out_who_is_gone(mayfly: Platform, connect: Connect) -> None:
+    """Members of a former life, of whom nobody listens any more, own nothing."""
+    bus = await connect("router")
+    dead = RouterMembers(epoch=41, members={"r9": Client(server="gone", id=1)})
+    await Bucket(bus, storage.ROUTERS).put(storage.ROUTER_MEMBERS_KEY, records.encode(dead))
+    await mayfly.router("r1")
+    state = await mayfly.state()
+    assert (state["members"], state["epoch"]) == (["r1"], 42)
