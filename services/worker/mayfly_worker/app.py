@@ -1,6 +1,7 @@
 """The worker, composed: what starts and stops, in order."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -53,7 +54,7 @@ async def worker(chassis: Chassis, config: WorkerConfig) -> AsyncIterator[None]:
             runtime=runtime,
             packages=packages,
             routes=routes,
-            now=asyncio.get_running_loop().time,
+            now=time.monotonic,
             log=log,
         )
         orders = Orders(chassis.bus, node, _launching(chassis, node, packages))

@@ -4,6 +4,7 @@ nothing awaits, logs or makes a timer.
 
 import asyncio
 import struct
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -33,7 +34,7 @@ class Invoker:
         self._complain = complaints
         self._unpack = codec.Unpacker(Invoke)
         self._loop = asyncio.get_running_loop()
-        self._now: Callable[[], float] = self._loop.time
+        self._now: Callable[[], float] = time.monotonic  # uvloop's own clock counts whole milliseconds
         self._telling = False
         self._limit = bus.payload_limit
         self.no_slot = Refusal.BUSY  # what a router is told when nothing here takes its call
