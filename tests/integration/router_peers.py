@@ -115,6 +115,7 @@ class ScriptedWorker:
             for seq, (router, _, frame) in self.running.items()
             if router == adopt.router
         ]
+        self.last_seq[adopt.router] += 0  # from now on the heartbeat speaks of it
         return messages.Adopted(self.name, self.epoch, self.last_seq[adopt.router], instances, calls)
 
     def _on_start(self, start: messages.Start) -> messages.Started:

@@ -20,7 +20,7 @@ from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, NoResponders
 from mayfly_proto import codec, records, states, storage, subjects
 from mayfly_proto.messages import Adopt, Adopted, CallView
-from mayfly_proto.records import Client, NodeLease, NodeLoad, Route, RouterSeen, VersionLoad
+from mayfly_proto.records import Client, NodeLease, NodeLoad, Route, VersionLoad
 from mayfly_router import replies
 from mayfly_router.call import Call
 from mayfly_router.dispatch import Dispatch
@@ -95,10 +95,10 @@ class Fleet:
         if node is None or node.epoch != load.epoch:
             return
         now = node.heard = self._state.clock()
-        if not node.adopted:
+        seen = load.routers.get(self._state.router)
+        if not node.adopted or seen is None:
             self.adopt(node)
             return
-        seen = load.routers.get(self._state.router, RouterSeen(last_seq=0, calls=[]))
         findings = reconcile(node.inflight, seen.last_seq, seen.calls, node.unseen)
         node.unseen = findings.unseen
         self._settle(node, findings.finished, now)
