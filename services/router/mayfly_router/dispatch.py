@@ -146,7 +146,8 @@ class Dispatch:
     def requeue(self, calls: Iterable[Call], now: float) -> None:
         """These calls were with a node, and no instance has seen them; or they may be run again."""
         pools = set()
-        for call in sorted(calls, key=lambda call: call.arrived, reverse=True):
+        oldest_first = sorted(calls, key=lambda call: call.arrived)
+        for call in reversed(oldest_first):
             assert call.share is not None
             name, call.share = call.share.pool.name, None
             function = self._state.functions.get(name)

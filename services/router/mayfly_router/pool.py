@@ -95,8 +95,9 @@ class Pool:
         return True
 
     def put_back(self, calls: Iterable[Call], now: float) -> None:
-        """Queue calls again that no instance has seen, oldest first, ahead of all others; they are let in always."""
-        for call in sorted(calls, key=lambda call: call.arrived, reverse=True):
+        """Queue calls again that no instance has seen, ahead of all others; they are let in always."""
+        oldest_first = sorted(calls, key=lambda call: call.arrived)
+        for call in reversed(oldest_first):
             self._backlog.force(len(call.payload))
             if not self.queue:
                 self._waiting_since = now

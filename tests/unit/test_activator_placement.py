@@ -1,0 +1,174 @@
+"""Where instances go: properties of the pure placement, and what the activator believes of its nodes."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mayfly_activator.fleet import Fleet, Order
+from mayfly_activator.placement import FILL, Candidate, place, rank
+from mayfly_proto import records
+from mayfly_proto.messages import Refusal
+from mayfly_proto.records import Client, NodeLease, NodeLoad, VersionLoad
+
+
+def nodes(*used: int, memory_mb: int = 1000, slots: int = 99) -> list[Candidate]:
+    return [Candidate(f"n{k}", memory_mb, mb, slots) for k, mb in enumerate(used, 1)]
+
+
+def ids(number: int) -> list[str]:
+    return [f"i{k}" for k in range(number)]
+
+
+def spread(placement: dict[str, list[str]]) -> dict[str, int]:
+    return {name: len(instances) for name, instances in placement.items()}
+
+
+def test_nodes_fill_in_their_natural_order() -> None:
+    """n2 comes before n10, and is filled to 90 % before it."""
+    names = ["n10", "n2", "n1"]
+    assert sorted(names, key=rank) == ["n1", "n2", "n10"]
+    placement = place([Candidate(name, 1000, 0, 99) for name in names], ids(3), 450)
+    assert spread(placement.nodes) == {"n1": 2, "n2": 1}
+
+
+def test_a_batch_counts_its_own_picks() -> None:
+    """Ten instances in one order do not all go where there was room for four."""
+    placement = place(nodes(0, 0, 0, memory_mb=400), ids(10), 100)
+    assert sum(spread(placement.nodes).values()) == 10
+    assert max(spread(placement.nodes).values()) <= 4
+
+
+def test_one_function_has_at_most_half_of_its_instances_on_a_node() -> None:
+    """From the fourth instance on, a lost node does not take all of a function while others have room."""
+    placement = place(nodes(0, 0, 0), ids(8), 10)
+    assert max(spread(placement.nodes).values()) <= 5
+    assert len(placement.nodes) >= 2
+
+
+def test_a_single_node_takes_everything() -> None:
+    """The rule of half gives way where there is no other node."""
+    assert spread(place(nodes(0), ids(8), 10).nodes) == {"n1": 8}
+
+
+def test_the_last_tenth_is_used_before_anyone_waits() -> None:
+    """Above 90 % only when every node is."""
+    assert spread(place(nodes(850, 850), ids(2), 100).nodes) == {"n1": 1, "n2": 1}
+
+
+def test_a_node_that_knows_the_version_comes_first_among_those_needed() -> None:
+    """Code and template are there; but it is no reason to keep a node that the load does not need."""
+    busy = nodes(850, 100, 0)
+    busy[1].familiar = True
+    assert list(place(busy, ids(1), 40).nodes) == ["n2"]
+    idle = nodes(0, 0)
+    idle[1].familiar = True
+    assert list(place(idle, ids(1), 40).nodes) == ["n1"]
+
+
+def test_where_nothing_fits_a_node_that_can_evict_is_asked() -> None:
+    """Idle instances of other functions do not keep a function from starting: their node makes room or refuses."""
+    full = nodes(1000, 1000, 1000)
+    full[1].idle = 2
+    placement = place(full, ids(3), 100)
+    assert spread(placement.nodes) == {"n2": 2}
+    assert (placement.rest, placement.reason) == (["i2"], Refusal.NO_ROOM)
+
+
+def test_the_reason_says_whether_there_is_hope() -> None:
+    """No nodes, no memory, or only no start slot for the moment."""
+    assert place([], ids(1), 10).reason == "no_nodes"
+    assert place(nodes(1000), ids(1), 10).reason == Refusal.NO_ROOM
+    assert place(nodes(0, slots=0), ids(1), 10).reason == Refusal.SLOTS
+
+
+@given(
+    st.lists(st.tuples(st.integers(100, 4000), st.integers(0, 4000), st.integers(0, 20)), max_size=30),
+    st.integers(0, 40),
+    st.integers(1, 500),
+)
+def test_no_node_is_overfilled_and_no_instance_placed_twice(
+    fleet: list[tuple[int, int, int]], number: int, memory_mb: int
+) -> None:
+    """Memory and start slots hold for every node; all instances are placed or left over, each once; a node above 90 %
+    gets one only when none below would take it."""
+    candidates = [Candidate(f"n{k}", size, used, slots) for k, (size, used, slots) in enumerate(fleet)]
+    before = {node.name: (node.used_mb, node.start_slots) for node in candidates}
+    placement = place(candidates, ids(number), memory_mb)
+    placed = [instance for instances in placement.nodes.values() for instance in instances]
+    assert sorted(placed + placement.rest) == sorted(ids(number))
+    for node in candidates:
+        taken = len(placement.nodes.get(node.name, []))
+        used, slots = before[node.name]
+        assert taken <= slots
+        assert not taken or used + taken * memory_mb <= node.memory_mb
+        if taken and node.used_mb > node.memory_mb * FILL:
+            others = [other for other in candidates if other.start_slots > 0 and other.fits(memory_mb, FILL)]
+            assert not others
+    if placement.rest:
+        assert not [node for node in candidates if node.start_slots > 0 and node.fits(memory_mb)]
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lease(name: str, *, draining: bool = False, epoch: int = 1) -> bytes:
+    return records.encode(
+        NodeLease(node=name, epoch=epoch, client=Client(server="s", id=1), memory_mb=1000, cores=2, draining=draining)
+    )
+
+
+def load(name: str, used: int, *, epoch: int = 1, **instances: dict[str, VersionLoad]) -> bytes:
+    return records.encode(
+        NodeLoad(
+            node=name,
+            epoch=epoch,
+            seq=1,
+            memory_mb=1000,
+            memory_used_mb=used,
+            cpu_percent=0,
+            instances=instances,
+            routers={},
+        )
+    )
+
+
+def test_own_orders_count_until_the_node_reports_them() -> None:
+    """Two orders within one second do not both see the same free memory."""
+    clock = Clock()
+    fleet = Fleet(clock)
+    fleet.on_lease("n1", lease("n1"))
+    order = Order("f", 1, 3, 200)
+    fleet.ask("n1", order)
+    assert fleet.candidates("f", 1)[0].used_mb == 600
+    fleet.on_load(b"", b"", None, load("n1", 0))
+    assert fleet.candidates("f", 1)[0].used_mb == 600, "not answered: the report cannot have it"
+    fleet.answered("n1", order, 2)
+    assert fleet.candidates("f", 1)[0].used_mb == 400
+    fleet.on_load(b"", b"", None, load("n1", 400, f={"1": VersionLoad(starting=2)}))
+    candidate = fleet.candidates("f", 1)[0]
+    assert (candidate.used_mb, candidate.instances, candidate.start_slots) == (400, 2, 14)
+
+
+def test_silent_draining_and_excluded_nodes_get_nothing() -> None:
+    """A report older than three seconds is not placed by; nor is a node that drains or has refused already."""
+    clock = Clock()
+    fleet = Fleet(clock)
+    for name, draining in (("n1", False), ("n2", True), ("n3", False), ("n4", False)):
+        fleet.on_lease(name, lease(name, draining=draining))
+    clock.now = 3.5
+    fleet.on_load(b"", b"", None, load("n1", 0))
+    fleet.on_load(b"", b"", None, load("n3", 0))
+    fleet.on_load(b"", b"", None, load("n4", 0, epoch=7))
+    assert [node.name for node in fleet.candidates("f", 1, {"n3"})] == ["n1"]
+
+
+def test_idle_instances_of_others_may_be_evicted_and_own_ones_not() -> None:
+    """What a node could give up for this version."""
+    fleet = Fleet(Clock())
+    fleet.on_lease("n1", lease("n1"))
+    counts = {"f": {"1": VersionLoad(ready=5, busy=1), "2": VersionLoad(ready=2)}, "g": {"1": VersionLoad(ready=3)}}
+    fleet.on_load(b"", b"", None, load("n1", 900, **counts))
+    assert fleet.candidates("f", 1)[0].idle == 5

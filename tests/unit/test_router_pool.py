@@ -1,0 +1,275 @@
+"""Slots and queue of one version, decided without a loop, a clock or a connection."""
+
+from typing import Any
+
+import pytest
+
+from mayfly_proto.errors import CallError, ErrorType
+from mayfly_proto.messages import Refusal
+from mayfly_proto.records import Client, NodeLease, Package, Route, VersionSpec
+from mayfly_router.backlog import Backlog
+from mayfly_router.call import Call
+from mayfly_router.function import Function
+from mayfly_router.nodes import Node
+from mayfly_router.pool import Pool
+from mayfly_router.starts import DOUBT_LIMIT_S, START_LIMIT_S
+
+BOOM = CallError(ErrorType.INIT_FAILED, "boom", component="worker")
+
+
+def spec(version: int = 1, **fields: Any) -> VersionSpec:
+    package = Package(sha256="0", size=1, format="py", filename="f.py")
+    return VersionSpec(
+        name="f", version=version, runtime="python", handler="f:f", package=package, created="", **fields
+    )
+
+
+def node(name: str = "n1", epoch: int = 1) -> Node:
+    made = Node(name)
+    made.renew(NodeLease(node=name, epoch=epoch, client=Client(server="s", id=epoch), memory_mb=1, cores=1))
+    made.set_adopted(True)
+    return made
+
+
+def route(*instances: str, epoch: int = 1, concurrency: int = 1) -> Route:
+    return Route(epoch=epoch, instances=list(instances), slots=len(instances) * concurrency)
+
+
+def call(name: str, *, arrived: float = 0.0, deadline: float = 10.0, pinned: int = 0, payload: bytes = b"") -> Call:
+    made = Call(name, "_INBOX.x", None, payload, arrived, pinned)
+    made.deadline = deadline
+    return made
+
+
+@pytest.fixture
+def pool() -> Pool:
+    return Pool(spec(max_queue=3), Backlog(100))
+
+
+def test_the_last_used_node_is_used_first(pool: Pool) -> None:
+    """Load stays on few nodes, so that the instances of the others become idle and go."""
+    first, second = node("n1"), node("n2")
+    pool.route(first, route("a", "b"), 0)
+    pool.route(second, route("c", "d"), 0)
+    used = [pool.take() for _ in range(2)]
+    assert used[0] is used[1] is pool.shares["n2"]
+    assert pool.take() is pool.shares["n1"]
+
+
+def test_a_freed_slot_goes_to_who_waits_longest(pool: Pool) -> None:
+    """First come, first served, and the slot does not become free in between."""
+    pool.route(node(), route("a"), 0)
+    share = pool.take()
+    assert share is not None
+    assert pool.take() is None
+    pool.wait(call("1"), 0)
+    pool.wait(call("2"), 0)
+    following = pool.release(share)
+    assert following is not None
+    assert following.invocation == "1"
+    assert repr(pool) == "<Pool f@1: 1 queued, 1/1 busy, 1 ready, 0 starting>"
+
+
+def test_capacity_that_shrank_is_not_given_away(pool: Pool) -> None:
+    """An instance left the Route Cache with a call in it: its end frees nothing."""
+    where = node()
+    pool.route(where, route("a", "b"), 0)
+    shares = [pool.take(), pool.take()]
+    pool.wait(call("1"), 0)
+    pool.route(where, route("a"), 0)
+    assert shares[0] is not None
+    assert pool.release(shares[0]) is None
+    assert len(pool.queue) == 1
+    assert pool.release(shares[0]) is not None
+
+
+def test_only_a_usable_node_of_the_same_epoch_is_capacity(pool: Pool) -> None:
+    """A route counts when the node's lease has its epoch, the node has accepted us, and it does not drain."""
+    where = node(epoch=2)
+    pool.route(where, route("old", epoch=1), 0)
+    assert (pool.take(), pool.held) == (None, 0)
+    pool.route(where, route("new", epoch=2), 0)
+    where.set_adopted(False)
+    pool.refresh(pool.shares["n1"], 0)
+    assert pool.take() is None
+    assert pool.held == 1, "it exists, and counts for the limit"
+    where.set_adopted(True)
+    pool.refresh(pool.shares["n1"], 0)
+    assert pool.take() is not None
+
+
+def test_a_share_that_refused_is_shut_until_the_next_word(pool: Pool) -> None:
+    """After `busy` nothing is sent there, else the same call would go to and fro; a new route opens it."""
+    where = node()
+    pool.route(where, route("a"), 0)
+    share = pool.take()
+    assert share is not None
+    pool.close(share)
+    pool.vacate(share)
+    assert pool.take() is None
+    pool.route(where, route("b"), 0)
+    assert pool.take() is not None
+
+
+def test_the_queue_is_bounded_in_calls_and_in_bytes(pool: Pool) -> None:
+    """The fourth call of three, and the byte beyond the limit, are refused; what leaves makes room again."""
+    assert pool.wait(call("big", payload=b"x" * 90), 0)
+    assert not pool.wait(call("bytes", payload=b"x" * 11), 0)
+    assert pool.wait(call("2"), 0) and pool.wait(call("3"), 0)
+    assert not pool.wait(call("4"), 0)
+    assert [late.invocation for late in pool.expire(10.0)] == ["big", "2", "3"]
+    assert pool.wait(call("bytes", payload=b"x" * 100), 0)
+
+
+def test_calls_that_come_back_are_first_again_in_their_order(pool: Pool) -> None:
+    """What a node refused or lost goes ahead of what came later, even when the queue is full."""
+    for name, arrived in (("3", 3.0), ("4", 4.0), ("5", 5.0)):
+        pool.wait(call(name, arrived=arrived), arrived)
+    pool.put_back([call("2", arrived=2.0), call("1", arrived=1.0)], 6)
+    assert [waiting.invocation for waiting in pool.queue] == ["1", "2", "3", "4", "5"]
+
+
+def test_deadlines_are_kept_whatever_the_order_of_arrival(pool: Pool) -> None:
+    """A call with an early deadline behind one with a late deadline is answered in time."""
+    pool.wait(call("patient", deadline=30), 0)
+    pool.wait(call("hasty", deadline=1), 0)
+    assert pool.expire(0.9) == []
+    assert [late.invocation for late in pool.expire(1.0)] == ["hasty"]
+    assert [late.invocation for late in pool.expire(30)] == ["patient"]
+
+
+def test_an_instance_that_is_ready_is_no_longer_starting(pool: Pool) -> None:
+    """Its id in the Route Cache takes it out of what is coming, and the time it took is learnt."""
+    pool.starts.order(["a", "b"], 1.0)
+    pool.route(node(), route("a"), 1.5)
+    assert len(pool.starts) == 1
+    assert pool.starts.cold_s == 0.5
+
+
+def test_a_start_that_says_nothing_does_not_count_for_ever(pool: Pool) -> None:
+    """Accepted ones are given up after a minute; ones that perhaps nobody accepted cover nothing, and go sooner."""
+    pool.starts.order(["a", "b"], 0)
+    pool.starts.placed("a", "n1", 0)
+    pool.starts.doubted(["b"], 0)
+    assert (len(pool.starts), pool.starts.covering) == (2, 1)
+    pool.starts.forget_late(DOUBT_LIMIT_S)
+    assert "b" not in pool.starts
+    pool.starts.forget_late(START_LIMIT_S)
+    assert "a" not in pool.starts
+
+
+def test_a_failed_start_ends_the_wait_only_when_nothing_else_comes(pool: Pool) -> None:
+    """One of two starts fails: the call waits for the other; when that fails too it is answered."""
+    pool.wait(call("1"), 0)
+    pool.starts.order(["a", "b"], 0)
+    assert pool.start_failed("a", BOOM, 1, 0.5) == []
+    assert [failed.invocation for failed in pool.start_failed("b", BOOM, 1, 0.5)] == ["1"]
+    assert pool.start_failed("b", BOOM, 1, 0.5) == [], "once"
+
+
+def test_no_room_ends_the_wait_only_when_nothing_exists(pool: Pool) -> None:
+    """With an instance that will free its slot, a refused start is no reason to give up."""
+    pool.route(node(), route("a"), 0)
+    assert pool.take() is not None
+    pool.wait(call("1"), 0)
+    pool.starts.order(["b"], 0)
+    assert pool.not_placed(["b"], Refusal.NO_ROOM, 0) == []
+    assert pool.starts.retry_at > 0
+
+
+def test_slots_of_concurrent_instances_are_filled_on_one_node(pool: Pool) -> None:
+    """With concurrency 2 three calls occupy two instances, and two that left the route still count as one."""
+    many = Pool(spec(concurrency=2), Backlog(100))
+    where = node()
+    many.route(where, route("a", "b", concurrency=2), 0)
+    shares = [many.take() for _ in range(3)]
+    share = shares[0]
+    assert share is not None
+    assert (share.busy, share.occupied, share.idle, many.held) == (3, 2, 0, 2)
+    many.route(where, None, 0)
+    assert many.held == 2, "three calls are in at least two instances"
+    for _ in range(3):
+        many.release(share)
+    assert many.held == 0
+    assert many.shares == {}
+
+
+def test_the_minimum_is_held_on_the_fewest_nodes() -> None:
+    """Three of five ready instances are held: two where two are, one more elsewhere."""
+    held = Pool(spec(min_instances=3), Backlog(100))
+    held.route(node("n1"), route("a"), 0)
+    held.route(node("n2"), route("b", "c"), 0)
+    held.route(node("n3"), route("d", "e"), 0)
+    assert held.holds() == {"n2": 2, "n3": 1}
+
+
+def waiting_function(limit: int, *versions: VersionSpec) -> Function:
+    function = Function("f", Backlog(1000))
+    specs = {version.version: version for version in versions or (spec(max_instances=limit),)}
+    function.apply(specs, max(specs), 0)
+    return function
+
+
+def test_all_versions_share_one_limit() -> None:
+    """An idle instance of version 1 is stopped when version 2 needs its place, and is used no more."""
+    function = waiting_function(1, spec(1, max_instances=1), spec(2, max_instances=1))
+    old, new = function.pools[1], function.pools[2]
+    old.route(node(), route("a"), 0)
+    new.wait(call("1"), 0)
+    plan = function.plan(0)
+    assert plan.orders == []
+    assert [(stop.pool, stop.node, stop.number) for stop in plan.stops] == [(old, "n1", 1)]
+    assert old.take() is None
+    assert function.plan(0).stops == [], "said once"
+    old.route(node(), None, 1)
+    old.shares.clear()
+    assert function.plan(1).orders == [(new, 1)]
+
+
+def test_a_lower_limit_stops_what_is_idle_beyond_it() -> None:
+    """Three idle instances and a new limit of one: two of them go."""
+    function = waiting_function(1)
+    pool = function.pools[1]
+    pool.route(node(), route("a", "b", "c"), 0)
+    assert [stop.number for stop in function.plan(0).stops] == [2]
+
+
+def test_a_switch_moves_who_asked_for_no_version() -> None:
+    """Waiting calls follow the current version; a pinned one stays, and keeps its version's instances."""
+    function = waiting_function(9, spec(1))
+    first = function.pools[1]
+    for name, pinned in (("a", 0), ("pinned", 1), ("b", 0)):
+        first.wait(call(name, pinned=pinned), 0)
+    change = function.apply({1: spec(1), 2: spec(2)}, 2, 1)
+    assert [waiting.invocation for waiting in function.pools[2].queue] == ["a", "b"]
+    assert [waiting.invocation for waiting in first.queue] == ["pinned"]
+    assert change.stops == []
+    gone = function.apply({2: spec(2)}, 2, 2)
+    assert [orphan.invocation for _, orphan in gone.orphans] == ["pinned"]
+
+
+def test_the_minimum_is_ordered_without_any_call() -> None:
+    """min_instances counts what is ready and what is coming; while starts fail it probes with one."""
+    function = waiting_function(0, spec(min_instances=3))
+    pool = function.pools[1]
+    pool.route(node(), route("a"), 0)
+    assert function.plan(0).orders == [(pool, 2)]
+    pool.starts.order(["b", "c"], 0)
+    assert function.plan(0).orders == []
+    pool.start_failed("b", BOOM, 1, 0.5)
+    pool.start_failed("c", BOOM, 1, 0.5)
+    assert function.plan(1).orders == [(pool, 1)]
+
+
+def test_a_function_that_left_takes_no_call() -> None:
+    """After it was given away its slots are gone, and a call in flight that ends there changes nothing."""
+    function = waiting_function(9)
+    pool = function.pools[1]
+    pool.route(node(), route("a"), 0)
+    share = pool.take()
+    assert share is not None
+    pool.wait(call("1"), 0)
+    assert [waiting.invocation for waiting in function.leave()] == ["1"]
+    assert pool.release(share) is None
+    assert pool.take() is None
+    assert function.left
