@@ -8,6 +8,7 @@ the platform that these tests run on: its shown output is compared with what tha
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +45,17 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def pattern(shown: str) -> str:
-    lines = []
-    for line in shown.strip().splitlines():
-        words = [re.escape(word) for word in re.sub(r"\s+", " ", line).strip().split("...")]
-        lines.append(r"(?:.*\n)*?" if line.strip() == "..." else ".*?".join(words).replace(r"\ ", r"\s+") + r"\s*\n")
+    lines = [
+        r"(?:.*\n)*?" if line == "..." else ".*?".join(map(re.escape, line.split("..."))) + r"\n"
+        for line in squeeze(shown).splitlines()
+    ]
     return "".join(lines)
+
+
+def squeeze(text: str) -> str:
+    """Lines without indentation and with single spaces, none of them empty."""
+    lines = (re.sub(r"\s+", " ", line).strip() for line in text.splitlines())
+    return "".join(f"{line}\n" for line in lines if line)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -72,6 +79,16 @@ def test_commands_of_the_docs_print_what_the_docs_show(page: str, tour: Platform
             )
             output = ran.stdout + ran.stderr
             assert ran.returncode == 0 or command.line.startswith("! "), f"$ {command.line}\n{output}"
-        assert re.search(pattern(command.shown), output + "\n"), (
+        assert re.search(pattern(command.shown), squeeze(output)), (
             f"$ {command.line}\n{output}\n-- shown:\n{command.shown}"
         )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_of_the_docs_runs(page: str, tour: Platform) -> None:
+    """The snippets are whole programs that work on the platform of the tour."""
+    tour.cli("deploy", str(ROOT / "examples/hello.py"))
+    snippets = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        subprocess.run([sys.executable, "-c", snippet], env=tour.environ, check=True, timeout=60)
