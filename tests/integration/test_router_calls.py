@@ -160,8 +160,8 @@ async def test_an_event_above_the_limit_gets_413_and_one_at_it_passes(mayfly: Pl
     assert worker.runs[b"x" * limit] == 1
 
 
-async def test_no_room_anywhere_gets_503_at_once(mayfly: Platform) -> None:
-    """When every node refuses for lack of memory and nothing of the function exists, waiting has no sense."""
+async def test_no_room_anywhere_gets_503_soon(mayfly: Platform) -> None:
+    """When every node refuses for lack of memory and nothing of the function exists, waiting on has no sense."""
     await mayfly.router()
     await mayfly.activator()
     await mayfly.worker(memory_mb=100)

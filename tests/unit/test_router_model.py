@@ -257,7 +257,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.orders)
     @rule()
     def start_is_refused(self) -> None:
-        self.pool.not_placed([self.orders.popleft()], messages.Refusal.SLOTS, self.now)
+        self.function.not_placed(self.pool, [self.orders.popleft()], messages.Refusal.SLOTS, self.now)
 
     @rule(data=st.data())
     def instance_is_ready(self, data: st.DataObject) -> None:

@@ -167,14 +167,22 @@ def test_a_failed_start_ends_the_wait_only_when_nothing_else_comes(pool: Pool) -
     assert pool.start_failed("b", BOOM, 1, 0.5) == [], "once"
 
 
-def test_no_room_ends_the_wait_only_when_nothing_exists(pool: Pool) -> None:
-    """With an instance that will free its slot, a refused start is no reason to give up."""
-    pool.route(node(), route("a"), 0)
-    assert pool.take() is not None
+def test_no_room_ends_the_wait_only_when_nothing_exists() -> None:
+    """A refused start is no reason to give up while any instance of the function exists, of whatever version, nor in
+    the first second: room comes back as calls of others end."""
+    function = waiting_function(9, spec(1), spec(2))
+    old, pool = function.pools[1], function.pools[2]
+    where = node()
+    old.route(where, route("a"), 0)
     pool.wait(call("1"), 0)
     pool.starts.order(["b"], 0)
-    assert pool.not_placed(["b"], Refusal.NO_ROOM, 0) == []
-    assert pool.starts.retry_at > 0
+    assert function.not_placed(pool, ["b"], Refusal.NO_ROOM, 3) == []
+    assert pool.starts.retry_at > 3
+    old.route(where, None, 3)
+    assert function.not_placed(pool, [], Refusal.NO_ROOM, 0.9) == []
+    assert function.not_placed(pool, [], Refusal.SLOTS, 3) == []
+    assert function.not_placed(pool, [], "no_nodes", 3) == []
+    assert [hopeless.invocation for hopeless in function.not_placed(pool, [], Refusal.NO_ROOM, 1.1)] == ["1"]
 
 
 def test_slots_of_concurrent_instances_are_filled_on_one_node(pool: Pool) -> None:

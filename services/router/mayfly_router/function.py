@@ -6,6 +6,7 @@
 from typing import NamedTuple
 
 from mayfly_proto import names
+from mayfly_proto.messages import Refusal
 from mayfly_proto.records import VersionSpec
 from mayfly_router import activation
 from mayfly_router.backlog import Backlog
@@ -13,6 +14,11 @@ from mayfly_router.call import Call
 from mayfly_router.pool import Pool
 
 NO_LIMIT = 1_000_000
+NO_NODES = "no_nodes"  # `Activated.reason` when there is no worker at all
+PATIENCE_S = {  # how long a call waits although nothing of its function exists and none can be started
+    Refusal.NO_ROOM: 1.0,  # instances that were told to go, or calls of others, may end at any moment
+    NO_NODES: 5.0,  # a worker that is being restarted is back by then
+}
 
 
 class Stopping(NamedTuple):
@@ -99,6 +105,14 @@ class Function:
                 room -= granted
             short += wanted - granted
         return Plan(orders, self._make_room(max(short, -room)))
+
+    def not_placed(self, pool: Pool, instances: list[str], reason: str, now: float) -> list[Call]:
+        """No node took these. Returns the waiting calls for which there is no hope."""
+        pool.starts.refused(instances, now)
+        if not pool.queue or any(pool.has_prospects for pool in self.pools.values()):
+            return []
+        waited_s = now - pool.queue[0].arrived
+        return pool.empty() if waited_s >= PATIENCE_S.get(reason, NO_LIMIT) else []
 
     @property
     def waiting(self) -> int:

@@ -143,7 +143,8 @@ class Orders:
             self._doubted()
         if not pool.starts.refusals:
             _log.warning("start.no_place", function=pool.name, version=pool.version, reason=answer.reason)
-        for call in pool.not_placed(rest, answer.reason, now):
+        function = self._state.functions.get(pool.name)
+        for call in function.not_placed(pool, rest, answer.reason, now) if function else ():
             self._dispatch.fail(call, replies.no_capacity(pool.name, answer.reason, call.invocation), pool)
 
     def _publish(self, subject: str, frame: bytes) -> None:

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Iterable
 
 from mayfly_proto.errors import CallError
-from mayfly_proto.messages import Refusal
 from mayfly_proto.records import Route, VersionSpec
 from mayfly_router import activation
 from mayfly_router.backlog import Backlog
@@ -24,8 +23,6 @@ from mayfly_router.nodes import Node
 from mayfly_router.share import Share
 from mayfly_router.starts import Starts
 
-NO_NODES = "no_nodes"  # `Activated.reason` when there is no worker at all
-NO_NODES_PATIENCE_S = 5.0  # a worker that is being restarted is back by then
 CLOCK_STEP_S = 1e-6  # nothing takes no time at all
 SMOOTHING = 0.2  # weight of a new sample in the mean service time
 
@@ -234,14 +231,10 @@ class Pool:
         if not (share and instance in share.instances):
             self.starts.adopt(instance, node.name, now)
 
-    def not_placed(self, instances: list[str], reason: str, now: float) -> list[Call]:
-        """No node took them. Returns the waiting calls for which there is no hope."""
-        self.starts.refused(instances, now)
-        if self.busy or self.held or self.starts or not self.queue:
-            return []
-        age = now - self.queue[0].arrived
-        hopeless = reason == Refusal.NO_ROOM or (reason == NO_NODES and age >= NO_NODES_PATIENCE_S)
-        return self.empty() if hopeless else []
+    @property
+    def has_prospects(self) -> bool:
+        """Something exists or is coming, so slots will be free one day."""
+        return bool(self.busy or self.held or self.starts)
 
     def start_failed(self, instance: str, failure: CallError, now: float, jitter: float) -> list[Call]:
         """A start came to nothing. Returns the waiting calls when nothing is ready or coming that could serve them."""

@@ -9,7 +9,7 @@ START_LIMIT_S = 60.0  # an instance that a node accepted and that says nothing f
 SILENT_LIMIT_S = 2.0  # the same when the node reports that nothing of the version is starting there
 DOUBT_LIMIT_S = 5.0  # the same when it is not known whether any node accepted it
 FIRST_RETRY_S = 0.05  # after an order that found no place; doubles up to the last
-LAST_RETRY_S = 1.0
+LAST_RETRY_S = 0.5
 SMOOTHING = 0.2  # weight of a new sample in a mean
 
 
