@@ -181,7 +181,7 @@ def _take_files(fds: list[int]) -> None:
     null = os.open("/dev/null", os.O_RDONLY)
     for source, target in zip((null, fds[1], fds[2], fds[0]), (0, 1, 2, _SOCKET), strict=True):
         os.dup2(source, target, inheritable=target != _SOCKET)
-    for fd in (null, *fds[:3]):
+    for fd in {null, *fds[:3]} - {0, 1, 2, _SOCKET}:
         os.close(fd)
 
 
