@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from structlog.testing import LogCapture
 
 from mayfly_proto.records import Package, VersionSpec
 from mayfly_worker.runtime import Exit, Launch, Process, PythonRuntime
@@ -109,9 +110,16 @@ class Node:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._names = itertools.count(1)
+        self._capture = LogCapture()
         self.runtime = PythonRuntime(
-            platform_ports=frozenset({PLATFORM_PORT}), directory=directory / "node", log=structlog.get_logger()
+            platform_ports=frozenset({PLATFORM_PORT}),
+            directory=directory / "node",
+            log=structlog.wrap_logger(None, processors=[self._capture]),
         )
+
+    def logged(self, event: str) -> list[str]:
+        """The reasons given with each log record of that name."""
+        return [entry.get("reason", "") for entry in self._capture.entries if entry["event"] == event]
 
     def write(self, files: dict[str, str]) -> Path:
         """A code folder as a worker unpacks it: readable, and root's."""

@@ -58,6 +58,10 @@ class ForkServer:
 
     def fork(self, process: Process, fds: list[int]) -> None:
         """``fds`` are what the process gets; they are closed here."""
+        if self.died.is_set():
+            _close(fds)
+            self._loop.call_soon(process.finish, None)
+            return
         self._orders += 1
         self._processes[self._orders] = process
         message = _encode({"id": self._orders})

@@ -64,7 +64,7 @@ class Templates:
     def find(self, launch: Launch) -> ForkServer | None:
         """What to fork an instance of this version from, if anything."""
         template = self._ready.pop(_key(launch), None)
-        if template is None:
+        if template is None or template.forks is None or template.forks.died.is_set():
             return None
         if time.monotonic() - template.built_at > _LIFE_S:
             self._retire(template)
