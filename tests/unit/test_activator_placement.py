@@ -7,7 +7,7 @@ from mayfly_activator.fleet import Fleet, Order
 from mayfly_activator.placement import FILL, Candidate, place, rank
 from mayfly_proto import records
 from mayfly_proto.messages import Refusal
-from mayfly_proto.records import Client, NodeLease, NodeLoad, VersionLoad
+from mayfly_proto.records import Client, NodeLease, NodeLoad, Route, VersionLoad
 
 
 def nodes(*used: int, memory_mb: int = 1000, slots: int = 99) -> list[Candidate]:
@@ -140,16 +140,32 @@ def test_own_orders_count_until_the_node_reports_them() -> None:
     clock = Clock()
     fleet = Fleet(clock)
     fleet.on_lease("n1", lease("n1"))
-    order = Order("f", 1, 3, 200)
+    order = Order("f", 1, ("a", "b", "c"), 200)
     fleet.ask("n1", order)
     assert fleet.candidates("f", 1)[0].used_mb == 600
     fleet.on_load(b"", b"", None, load("n1", 0))
     assert fleet.candidates("f", 1)[0].used_mb == 600, "not answered: the report cannot have it"
-    fleet.answered("n1", order, 2)
+    fleet.answered("n1", order, ["a", "b"])
     assert fleet.candidates("f", 1)[0].used_mb == 400
     fleet.on_load(b"", b"", None, load("n1", 400, f={"1": VersionLoad(starting=2)}))
     candidate = fleet.candidates("f", 1)[0]
     assert (candidate.used_mb, candidate.instances, candidate.start_slots) == (400, 2, 14)
+
+
+def test_start_slots_are_free_as_soon_as_instances_are_ready() -> None:
+    """The Route Cache tells it in milliseconds; to wait for the next report would allow one wave a second."""
+    fleet = Fleet(Clock())
+    fleet.on_lease("n1", lease("n1"))
+    order = Order("f", 1, tuple(f"i{k}" for k in range(16)), 1)
+    fleet.ask("n1", order)
+    fleet.answered("n1", order, order.instances)
+    assert fleet.candidates("f", 1)[0].start_slots == 0
+    fleet.on_route("n1.1.f", records.encode(Route(epoch=1, instances=["i0", "i1"], slots=2)))
+    assert fleet.candidates("f", 1)[0].start_slots == 2
+    fleet.on_load(b"", b"", None, load("n1", 16, f={"1": VersionLoad(ready=2, starting=14)}))
+    assert fleet.candidates("f", 1)[0].start_slots == 2
+    fleet.on_load(b"", b"", None, load("n1", 2, f={"1": VersionLoad(ready=2)}))
+    assert fleet.candidates("f", 1)[0].start_slots == 16, "the others failed"
 
 
 def test_silent_draining_and_excluded_nodes_get_nothing() -> None:

@@ -28,7 +28,7 @@ async def app(chassis: Chassis, config: ActivatorConfig) -> AsyncIterator[None]:
     fleet = Fleet()
     starter = Starter(bus, fleet)
     nodes = Mirror(bus, storage.NODES, fleet.on_lease)
-    routes = Mirror(bus, storage.ROUTES)
+    routes = Mirror(bus, storage.ROUTES, fleet.on_route)
 
     async def activate(request: Request) -> bytes:
         try:

@@ -5,8 +5,8 @@ from time import monotonic
 from typing import NamedTuple
 
 from mayfly_activator.placement import START_SLOTS_PER_CORE, Candidate
-from mayfly_proto import records
-from mayfly_proto.records import NodeLease, NodeLoad
+from mayfly_proto import records, storage
+from mayfly_proto.records import NodeLease, NodeLoad, Route
 
 STALE_S = 3.0  # an older report is not placed by
 
@@ -14,7 +14,7 @@ STALE_S = 3.0  # an older report is not placed by
 class Order(NamedTuple):
     function: str
     version: int
-    number: int
+    instances: tuple[str, ...]
     memory_mb: int
 
 
@@ -25,25 +25,35 @@ class Node:
         self.heard = joined
         self.asked: list[Order] = []  # not answered
         self.accepted: list[Order] = []  # answered since the last report
+        self.starting: dict[str, tuple[str, int]] = {}  # instance → function, version; by our orders, not ready yet
 
     def candidate(self, function: str, version: int) -> Candidate:
         own = [*self.asked, *self.accepted]
         reported = self.load.instances if self.load else {}
+        used_mb = self.load.memory_used_mb if self.load else 0
         mine = reported.get(function, {})
-        key = str(version)
-        counts = [(name, number, load) for name, by in reported.items() for number, load in by.items()]
+        others = [by for name, by in reported.items() if name != function]
+        others.append({number: load for number, load in mine.items() if number != str(version)})
         return Candidate(
             self.lease.node,
             self.lease.memory_mb,
-            (self.load.memory_used_mb if self.load else 0) + sum(order.number * order.memory_mb for order in own),
-            START_SLOTS_PER_CORE * self.lease.cores
-            - sum(load.starting for _, _, load in counts)
-            - sum(order.number for order in own),
+            used_mb + sum(len(order.instances) * order.memory_mb for order in own),
+            START_SLOTS_PER_CORE * self.lease.cores - len(self.starting),
             instances=sum(load.ready + load.starting for load in mine.values())
-            + sum(order.number for order in own if order.function == function),
-            familiar=key in mine or any((o.function, o.version) == (function, version) for o in own),
-            idle=sum(load.ready - load.busy for name, number, load in counts if (name, number) != (function, key)),
+            + sum(len(order.instances) for order in own if order.function == function),
+            familiar=str(version) in mine or (function, version) in self.starting.values(),
+            idle=sum(load.ready - load.busy for by in others for load in by.values()),
         )
+
+    def report(self, load: NodeLoad) -> None:
+        """What the node accepted before it sent this is in it: its words come in the order in which it says them."""
+        self.load = load
+        self.accepted.clear()
+        asked = {instance for order in self.asked for instance in order.instances}
+        for instance, (function, version) in list(self.starting.items()):
+            counts = load.instances.get(function, {}).get(str(version))
+            if instance not in asked and not (counts and counts.starting):
+                del self.starting[instance]
 
 
 class Fleet:
@@ -63,13 +73,11 @@ class Fleet:
             node.lease = lease
 
     def on_load(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
-        """What a node accepted before it sent this is in it: its words come in the order in which it says them."""
         load = records.decode(payload, NodeLoad)
         node = self._nodes.get(load.node)
         if node is not None and node.lease.epoch == load.epoch:
-            node.load = load
+            node.report(load)
             node.heard = self._clock()
-            node.accepted.clear()
 
     def candidates(self, function: str, version: int, without: Collection[str] = ()) -> list[Candidate]:
         """The nodes that can be placed on now."""
@@ -80,14 +88,25 @@ class Fleet:
             if not node.lease.draining and now - node.heard <= STALE_S and name not in without
         ]
 
+    def on_route(self, key: str, value: bytes | None) -> None:
+        """Instances that are in the Route Cache start no longer."""
+        node = self._nodes.get(storage.parse_route_key(key)[0])
+        if value is not None and node is not None and node.starting:
+            for instance in records.decode(value, Route).instances:
+                node.starting.pop(instance, None)
+
     def ask(self, name: str, order: Order) -> None:
         """An order is on its way to the node, and counts from now on."""
         if node := self._nodes.get(name):
             node.asked.append(order)
+            node.starting |= dict.fromkeys(order.instances, (order.function, order.version))
 
-    def answered(self, name: str, order: Order, accepted: int) -> None:
-        """The node took so many of them."""
-        if (node := self._nodes.get(name)) and order in node.asked:
-            node.asked.remove(order)
-            if accepted:
-                node.accepted.append(order._replace(number=accepted))
+    def answered(self, name: str, order: Order, accepted: Collection[str]) -> None:
+        """The node took these of them."""
+        if (node := self._nodes.get(name)) is None or order not in node.asked:
+            return
+        node.asked.remove(order)
+        if accepted:
+            node.accepted.append(order._replace(instances=tuple(accepted)))
+        for instance in set(order.instances).difference(accepted):
+            node.starting.pop(instance, None)

@@ -48,21 +48,21 @@ class Starter:
             if not rest or not choice.nodes or Refusal.STALE in reasons or loop.time() >= deadline:
                 break
         reason = _reason(reasons)
-        if rest:
+        if rest and reason != Refusal.SLOTS:  # slots are free again in milliseconds
             _log.warning("activate.no_place", function=order.function, instances=len(rest), reason=reason)
         return Activated(placed, reason if rest else "")
 
     async def _ask_all(self, order: Activate, nodes: dict[str, list[str]]) -> dict[str, Started]:
         """One request for each node, all at once; they count as load before the first answer is in."""
         orders = {
-            name: Order(order.function, order.version, len(instances), order.memory_mb)
+            name: Order(order.function, order.version, tuple(instances), order.memory_mb)
             for name, instances in nodes.items()
         }
         for name, own in orders.items():
             self._fleet.ask(name, own)
         answers = await asyncio.gather(*(self._ask(order, name, instances) for name, instances in nodes.items()))
         for (name, own), started in zip(orders.items(), answers, strict=True):
-            self._fleet.answered(name, own, len(started.accepted))
+            self._fleet.answered(name, own, started.accepted)
         return dict(zip(nodes, answers, strict=True))
 
     async def _ask(self, order: Activate, name: str, instances: list[str]) -> Started:

@@ -141,7 +141,7 @@ class Orders:
             return
         if answer.reason == Refusal.STALE:
             self._doubted()
-        if not pool.starts.refusals:
+        if not pool.starts.refusals and answer.reason != Refusal.SLOTS:  # those are free again in milliseconds
             _log.warning("start.no_place", function=pool.name, version=pool.version, reason=answer.reason)
         function = self._state.functions.get(pool.name)
         for call in function.not_placed(pool, rest, answer.reason, now) if function else ():
