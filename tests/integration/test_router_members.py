@@ -11,7 +11,7 @@ import pytest
 from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.kv import Bucket
 from mayfly_proto import headers, ownership, records, storage
-from mayfly_proto.errors import CallError
+from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.records import Client, RouterMembers
 from mayfly_router.membership import Membership
 from tests.conftest import Connect
@@ -176,3 +176,25 @@ async def test_a_joining_router_leaves_out_who_is_gone(mayfly: Platform, connect
     await mayfly.router("r1")
     state = await mayfly.state()
     assert (state["members"], state["epoch"]) == (["r1"], 42)
+
+
+async def test_the_last_router_answers_those_who_wait(mayfly: Platform) -> None:
+    """Told to stop, alone: it takes no more calls, gives those that wait some time, and then an error."""
+    router = await mayfly.router_process("r1")
+    await mayfly.deploy("f")
+    waiting = asyncio.create_task(mayfly.call("fn.f"))
+    await mayfly.until(lambda state: state["functions"]["f"]["queued"] == 1)
+    router.send_signal(signal.SIGTERM)
+    error = await waiting
+    assert error.kind is ErrorType.UNAVAILABLE
+    assert await router.wait() == 0
+
+
+async def test_a_router_stops_also_when_nats_is_gone(mayfly: Platform, server: EmbeddedServer) -> None:
+    """SIGTERM ends the process within seconds, whoever does not answer any more."""
+    router = await mayfly.router_process("r1")
+    await mayfly.deploy("f")
+    server.stop()
+    router.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(15):
+        await router.wait()

@@ -25,6 +25,7 @@ from mayfly_router.state import State
 TICK_S = 0.025  # deadlines and timers are this coarse
 LATE_S = 1.0  # a tick that comes so late says that this process was paused
 REPORT_S = 1.0
+STOP_S = 4.0  # that the others may take to take over
 
 _log = structlog.get_logger()
 
@@ -78,16 +79,14 @@ class Router:
 
     async def stop(self) -> None:
         """Give everything to the others; the last router lets those who wait still be served for a while."""
-        if len(self.state.members.members) > 1:
-            with suppress(BusError):
+        with suppress(TimeoutError, BusError):
+            async with asyncio.timeout(self._config.drain_s + STOP_S):
+                if len(self.state.members.members) == 1:
+                    self._catalog.close()
+                    await self._catalog.release()
+                    await self._drain()
                 await self._membership.leave()
-            await self._catalog.release()
-        else:
-            self._catalog.close()
-            await self._catalog.release()
-            await self._drain()
-            with suppress(BusError):
-                await self._membership.leave()
+                await self._catalog.release()
         for mirror in (self._membership, self._catalog, self._routes, self._nodes):
             await mirror.stop()
 

@@ -113,6 +113,7 @@ class Catalog:
             except BusError as error:
                 _log.warning("subscriptions.unreachable", error=str(error))
                 self._work.set()
+                await asyncio.sleep(PING_S)
 
     def _is_ours(self, name: str) -> bool:
         return ownership.owner(name, self._state.members.members) == self._state.router
@@ -140,7 +141,8 @@ class Catalog:
             return
         function = self._state.functions.get(name) or Function(name, self._state.backlog)
         known = function.pools.copy()
-        specs = {version: spec for version in record.versions if (spec := self._spec(function, version))}
+        versions = sorted({*record.versions, record.current})
+        specs = {version: spec for version in versions if (spec := self._spec(function, version))}
         if record.current not in specs:
             return  # it is on its way: `_on_version` comes back
         self._state.functions[name] = function

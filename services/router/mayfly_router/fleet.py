@@ -45,9 +45,9 @@ class Fleet:
         self._dispatch = dispatch
         self._background = background
         self._routes: dict[str, dict[tuple[int, str], Route]] = {}  # function → (version, node) → route
-        self._asking: dict[str, asyncio.Event] = {}  # node → ask again at once
-        self._unasked: set[str] = set()  # nodes that have not had their chance to answer yet
-        self._suspects: set[str] = set()  # nodes whose connection has ended
+        self._asking: dict[Node, asyncio.Event] = {}  # set: ask again at once
+        self._unasked: set[Node] = set()  # they have not had their chance to answer yet
+        self._suspects: set[Node] = set()  # their connection has ended
 
     # what NATS says
 
@@ -116,7 +116,7 @@ class Fleet:
         """The server's word that a connection has ended: the worker's end, or it is connecting again."""
         for node in self._state.nodes.values():
             if node.client == client:
-                self._suspects.add(node.name)
+                self._suspects.add(node)
                 self.adopt(node)
 
     # the handshake
@@ -128,7 +128,7 @@ class Fleet:
         for node in self._state.nodes.values():
             if node.epoch and self._is_member:
                 node.heard = self._state.clock()
-                self._unasked.add(node.name)
+                self._unasked.add(node)
             self.adopt(node)
         self._allow_orders()
 
@@ -138,12 +138,12 @@ class Fleet:
         self._refresh(node)
         if not self._is_member:
             return  # joining asks all of them
-        again = self._asking.get(node.name)
+        again = self._asking.get(node)
         if again is not None:
             again.set()
         else:
-            self._asking[node.name] = asyncio.Event()
-            self._background(f"adopt {node.name}", self._ask(node, self._asking[node.name]))
+            self._asking[node] = asyncio.Event()
+            self._background(f"adopt {node.name}", self._ask(node, self._asking[node]))
 
     @property
     def _is_member(self) -> bool:
@@ -155,14 +155,14 @@ class Fleet:
             while node.epoch and not node.adopted and self._is_member:
                 again.clear()
                 if not await self._asked(node):
-                    self._suspects.discard(node.name)
+                    self._suspects.discard(node)
                     self._given_a_chance(node)
                     with suppress(TimeoutError):
                         async with asyncio.timeout(RETRY_S[min(attempt, len(RETRY_S) - 1)]):
                             await again.wait()
                     attempt += 1
         finally:
-            del self._asking[node.name]
+            del self._asking[node]
             self._given_a_chance(node)
 
     async def _asked(self, node: Node) -> bool:
@@ -175,7 +175,7 @@ class Fleet:
             reply = await self._bus.request(subjects.node_adopt(node.name), codec.pack(question), timeout_s=ADOPT_S)
             answer, _ = _decode_adopted(reply.payload)
         except NoResponders:
-            if node.name in self._suspects:
+            if node in self._suspects:
                 self.lose(node, "its connection has ended")
             return False
         except (BusError, msgspec.MsgspecError, ValueError) as error:
@@ -190,7 +190,7 @@ class Fleet:
 
     def _welcome(self, node: Node, answer: Adopted, sent: int) -> None:
         now = node.heard = self._state.clock()
-        self._suspects.discard(node.name)
+        self._suspects.discard(node)
         running = [call.seq for call in answer.calls]
         unseen = range(answer.last_seq + 1, sent + 1)  # they left before the question and had not come when it did
         findings = reconcile(node.inflight, answer.last_seq, running, unseen)
@@ -228,7 +228,7 @@ class Fleet:
             call.share = pool.occupy(node)
 
     def _given_a_chance(self, node: Node) -> None:
-        self._unasked.discard(node.name)
+        self._unasked.discard(node)
         self._allow_orders()
 
     def _allow_orders(self) -> None:
