@@ -102,6 +102,12 @@ async def test_own_kill_is_ignored(node: Node) -> None:
     assert (exit.signal, exit.out_of_memory) == (signal.SIGKILL, False)
 
 
+def memory_groups(pids: list[int]) -> list[Path]:
+    """The control groups of these processes, as far as version 1 of them goes."""
+    lines = [line for pid in pids for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    return [Path("/sys/fs/cgroup/memory" + line.split(":")[2]) for line in lines if ":memory:" in line]
+
+
 @pytest.mark.parametrize("how", ["kill", "stop", "crash"])
 async def test_detached_processes_survive(node: Node, eventually: Eventually, how: str) -> None:
     """However an instance ends, what it started ends with it: daemons and sessions of their own too."""
@@ -185,9 +191,13 @@ asyncio.run(main())
     assert worker.stdout is not None
     pids = [int(pid) for pid in (await worker.stdout.readline()).split()]
     await eventually(lambda: len(alive(marker)) >= 5)  # the script itself has the marker too
+    groups = memory_groups(pids)
+    assert all(group.exists() for group in groups)
     worker.kill()
     await worker.wait()
     await eventually(lambda: not alive(marker) and not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    async with running_node(tmp_path / "next"):
+        assert not any(group.exists() for group in groups), "the next worker clears away what the last one left"
 
 
 async def test_stop_of_node_leaves_instances(tmp_path: Path, eventually: Eventually) -> None:
