@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="templates need mounts
 
 HEAVY = """
 import os, random, tempfile, time
-time.sleep(0.02)
+time.sleep(0.05)
 IMPORTED = time.monotonic_ns()
 """
 
@@ -49,7 +49,7 @@ async def test_light_import_keeps_template(node: Node) -> None:
     code = node.write({"function.py": "def handler(event, context): pass"})
     for _ in range(2):
         instance = await node.start(code)
-        assert (await instance.ready())["import"] < 10
+        assert (await instance.ready())["import"] < 25
     await asyncio.sleep(0.2)  # as long as a template would have to be ordered; nothing is waited for
     assert not node.logged("template.ready")
 

@@ -6,7 +6,7 @@ import pytest
 
 from mayfly_proto import codec
 from mayfly_runtime import wire
-from mayfly_worker import instance_process
+from mayfly_worker import instance_frames
 
 GOLDEN = [
     (
@@ -33,7 +33,7 @@ def test_frame_changed_unseen(frame: tuple[int, object, bytes], golden: str) -> 
 def test_kinds_differ_between_copies() -> None:
     """The kinds have the same numbers on both sides."""
     names = ("EVENT", "READY", "INIT_ERROR", "RESULT", "ERROR", "LOG", "START")
-    assert [getattr(wire, name) for name in names] == [getattr(instance_process, f"_{name}") for name in names]
+    assert [getattr(wire, name) for name in names] == [getattr(instance_frames, name) for name in names]
 
 
 @pytest.mark.parametrize("cut", [1, 8, 9, 20, 32])

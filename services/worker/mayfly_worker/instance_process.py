@@ -11,73 +11,26 @@ read, and `Listener.on_exit` is the last thing that happens.
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from mayfly_proto import codec
-from mayfly_proto.records import VersionSpec
+from mayfly_worker import instance_frames
+from mayfly_worker.instance_frames import Lines
+from mayfly_worker.instance_listener import Exit, Launch, Listener, Nobody, Status
 from mayfly_worker.sandbox_groups import Group
 
-_EVENT, _READY, _INIT_ERROR, _RESULT, _ERROR, _LOG, _START = 1, 2, 3, 4, 5, 6, 7
 _STREAMS = {1: "stdout", 2: "stderr"}
 
 _READ = 1 << 16  # larger buffers are mapped and unmapped by malloc for every read
-_LONGEST_FRAME = 1 << 28
-_LONGEST_LINE = 32768
 _TAIL = 4096
 _POLITE_S = 2.0
 _STATUS_S = 0.25
-_HEADER_LINES = re.compile(rb"(?:(?!(?i:nats-))[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\r\n\0]*\r\n)*")
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    instance: str
-    spec: VersionSpec
-    code: Path  # unpacked, read-only; a single .py lies in it under its package's filename
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How an instance ended; `code` and `signal` are both None if the kernel's word on it was lost."""
-
-    code: int | None
-    signal: int | None
-    out_of_memory: bool
-    stderr_tail: str
-    cpu_ms: float
-    max_rss_kb: int
-
-
-class Listener(Protocol):
-    """What happens to one instance. All are called synchronously on the loop."""
-
-    def on_ready(self, phases_ms: dict[str, float]) -> None: ...
-    def on_init_error(self, message: str, traceback: str) -> None: ...
-    def on_result(self, call: int, content_type: int, extra_headers: bytes | None, payload: bytes) -> None: ...
-    def on_error(self, call: int, kind: str, message: str, traceback: str) -> None: ...
-    def on_log(self, stream: str, invocation: str, lines: bytes) -> None: ...
-    def on_exit(self, exit: Exit) -> None:
-        """Exactly once, after everything else."""
-
-
-class _Nobody:
-    """Listens to a spare."""
-
-    def on_ready(self, phases_ms: dict[str, float]) -> None: ...
-    def on_init_error(self, message: str, traceback: str) -> None: ...
-    def on_result(self, call: int, content_type: int, extra_headers: bytes | None, payload: bytes) -> None: ...
-    def on_error(self, call: int, kind: str, message: str, traceback: str) -> None: ...
-    def on_log(self, stream: str, invocation: str, lines: bytes) -> None: ...
-    def on_exit(self, exit: Exit) -> None: ...
 
 
 class Owner(Protocol):
@@ -87,40 +40,27 @@ class Owner(Protocol):
     def process_ended(self, process: "Process") -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The kernel's word on an ended process: `code` is negative for a signal."""
-
-    code: int
-    cpu_ms: float
-    max_rss_kb: int
-
-
-class _Broken(Exception):
-    """A frame that is not in the contract."""
-
-
 class Process:
     """Guard of one instance process. Every method may be called at any time, also after its end."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        owner: "Owner",
+        owner: Owner,
     ) -> None:
         self.launch: Launch | None = None  # None as long as it is a spare
         self.pid = 0  # in the worker's own pid namespace; 0 until the fork is reported
         self.group: Group | None = None
         self.ended = False
-        self._listener: Listener = _Nobody()
+        self._listener: Listener = Nobody()
         self._loop = loop
         self._owner = owner
         self._began = 0.0
         self._pidfd = -1
         self._socket: socket.socket | None = None
-        self._received = b""
+        self._frames = instance_frames.Frames()
         self._unsent = bytearray()
-        self._pipes: dict[int, _Lines] = {}
+        self._pipes: dict[int, Lines] = {}
         self._killed = False
         self._over_limit = False
         self._tail = b""
@@ -145,7 +85,9 @@ class Process:
     ) -> None:
         if self._socket is None:
             return  # its end is told by on_exit
-        self._send(codec.pack_instance(_EVENT, (call, invocation, budget_ms, cold, attempt, headers), payload))
+        self._send(
+            codec.pack_instance(instance_frames.EVENT, (call, invocation, budget_ms, cold, attempt, headers), payload)
+        )
 
     def stop(self) -> None:
         """Politely: close the socket; the process ends by itself, and is killed after 2 s if it does not."""
@@ -187,7 +129,7 @@ class Process:
 
     def start(self, fields: dict[str, Any], fds: list[int]) -> None:
         """Makes a spare the instance of its launch. ``fds``, its code's mount if any, are closed here."""
-        frame = codec.pack_instance(_START, fields | {"sent": self._began})
+        frame = codec.pack_instance(instance_frames.START, fields | {"sent": self._began})
         sent = 0
         if self._socket is not None:
             with contextlib.suppress(OSError):
@@ -212,7 +154,7 @@ class Process:
                 fd, write_end = os.pipe2(os.O_CLOEXEC)
                 theirs.append(write_end)
                 os.set_blocking(fd, False)
-                self._pipes[fd] = _Lines(stream)
+                self._pipes[fd] = Lines(stream)
                 self._loop.add_reader(fd, self._on_pipe, fd)
         except OSError:
             for fd in theirs:
@@ -324,8 +266,9 @@ class Process:
             self._loop.remove_reader(self._socket)
             return False
         try:
-            self._take(self._received + data if self._received else data)
-        except (_Broken, msgspec.MsgspecError, ValueError) as error:
+            for kind, meta, payload in self._frames.feed(data):
+                self._dispatch(kind, meta, payload)
+        except (instance_frames.Broken, msgspec.MsgspecError, ValueError) as error:
             self._refuse(error)
             return False
         return True
@@ -338,42 +281,27 @@ class Process:
         self._keep_tail(f"instance broke the runtime's contract: {error}\n".encode())
         self.kill()
 
-    def _take(self, data: bytes) -> None:
-        start, end = 0, len(data)
-        while end - start >= codec.INSTANCE_HEAD.size:
-            kind, meta, payload = codec.INSTANCE_HEAD.unpack_from(data, start)
-            if meta + payload > _LONGEST_FRAME:
-                raise _Broken(f"frame of {meta + payload} bytes")
-            middle = start + codec.INSTANCE_HEAD.size + meta
-            stop = middle + payload
-            if stop > end:
-                break
-            raw = data[start + codec.INSTANCE_HEAD.size : middle]
-            self._dispatch(kind, raw, data[middle:stop])
-            start = stop
-        self._received = data[start:]
-
     def _dispatch(self, kind: int, raw: bytes, payload: bytes) -> None:
-        if kind == _RESULT:
-            call, content_type, extra = _result(raw)
-            if extra is not None and not _HEADER_LINES.fullmatch(extra):
-                raise _Broken("malformed header lines")
+        if kind == instance_frames.RESULT:
+            call, content_type, extra = instance_frames.decode_result(raw)
+            if extra is not None:
+                instance_frames.check_header_lines(extra)
             self._listener.on_result(call, content_type, extra, payload)
-        elif kind == _LOG:
-            stream, invocation = _log(raw)
+        elif kind == instance_frames.LOG:
+            stream, invocation = instance_frames.decode_log(raw)
             if stream == 2:
                 self._keep_tail(payload)
             self._listener.on_log(_STREAMS.get(stream, "stdout"), invocation, payload)
-        elif kind == _ERROR:
-            self._listener.on_error(*_error(raw))
-        elif kind == _READY:
-            phases = _ready(raw)
+        elif kind == instance_frames.ERROR:
+            self._listener.on_error(*instance_frames.decode_error(raw))
+        elif kind == instance_frames.READY:
+            phases = instance_frames.decode_ready(raw)
             self._owner.process_ready(self, phases)
             self._listener.on_ready(phases | {"total": round((time.monotonic() - self._began) * 1000, 3)})
-        elif kind == _INIT_ERROR:
-            self._listener.on_init_error(*_init_error(raw))
+        elif kind == instance_frames.INIT_ERROR:
+            self._listener.on_init_error(*instance_frames.decode_init_error(raw))
         else:
-            raise _Broken(f"frame of kind {kind}")
+            raise instance_frames.Broken(f"frame of kind {kind}")
 
     def _on_pipe(self, fd: int) -> bool:
         """True when there may be more."""
@@ -422,41 +350,9 @@ class Process:
         self._pidfd = -1
 
 
-class _Lines:
-    """Cuts a stream of bytes into whole lines, of which none is longer than the bound."""
-
-    def __init__(self, stream: str) -> None:
-        self.stream = stream
-        self._partial = b""
-
-    def feed(self, data: bytes) -> bytes:
-        data = self._partial + data
-        end = data.rfind(b"\n") + 1
-        self._partial = data[end:]
-        whole = data[:end]
-        if len(self._partial) > _LONGEST_LINE:
-            whole += self.rest()
-        return whole
-
-    def rest(self) -> bytes:
-        rest, self._partial = self._partial, b""
-        return rest + b"\n" if rest else b""
-
-
 def pid_of(pidfd: int) -> int:
     """In this process's pid namespace; 0 if it is gone."""
     for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
         if line.startswith("Pid:"):
             return max(0, int(line.split()[1]))
     return 0
-
-
-def _decoder(kind: Any) -> Callable[[bytes], Any]:
-    return msgspec.msgpack.Decoder(kind).decode
-
-
-_result = _decoder(tuple[int, int, bytes | None])
-_error = _decoder(tuple[int, str, str, str])
-_init_error = _decoder(tuple[str, str])
-_ready = _decoder(dict[str, float])
-_log = _decoder(tuple[int, str])

@@ -16,7 +16,8 @@ from typing import Any
 import structlog
 
 from mayfly_worker import sandbox
-from mayfly_worker.instance_process import Exit, Launch, Listener, Process
+from mayfly_worker.instance_listener import Exit, Launch, Listener
+from mayfly_worker.instance_process import Process
 from mayfly_worker.sandbox_groups import Groups
 from mayfly_worker.zygote import Hello, Zygote, ZygoteFailed
 from mayfly_worker.zygote_forks import ForkServer

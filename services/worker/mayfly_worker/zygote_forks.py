@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from mayfly_worker.instance_process import Process, Status, pid_of
+from mayfly_worker.instance_listener import Status
+from mayfly_worker.instance_process import Process, pid_of
 
 _MAX_MESSAGE = 1 << 12
 _MAX_FDS = 4

@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import structlog
 
-from mayfly_worker.instance_process import Exit, Launch, Listener, Process
+from mayfly_worker.instance_listener import Exit, Launch, Listener
+from mayfly_worker.instance_process import Process
 from mayfly_worker.zygote_forks import ForkServer
 
-_WORTH_MS = 10.0  # an import below it gains nothing
+_WORTH_MS = 25.0  # an import well below it gains nothing, and may seem slow on a busy machine
 _KEPT = 8
 _LIFE_S = 900.0  # what was read at import (time, credentials, addresses) gets no older
 _LARGEST_MB = 300.0  # a fork's time grows with it
