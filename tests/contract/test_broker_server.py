@@ -108,9 +108,11 @@ async def test_a_wrong_password_is_refused(server: EmbeddedServer) -> None:
 
 async def test_anonymous_connections_are_an_option(tmp_path: Path) -> None:
     """With ``anonymous=False`` a connection without credentials is refused."""
-    with EmbeddedServer(tmp_path / "nats", passwords=make_passwords(), anonymous=False) as server:
-        with pytest.raises(Unauthorized):
-            await Bus.connect(server.url, name="x", role="client")
+    with (
+        EmbeddedServer(tmp_path / "nats", passwords=make_passwords(), anonymous=False) as server,
+        pytest.raises(Unauthorized),
+    ):
+        await Bus.connect(server.url, name="x", role="client")
 
 
 def test_a_taken_port_is_said(server: EmbeddedServer, tmp_path: Path) -> None:

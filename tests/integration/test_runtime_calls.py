@@ -215,23 +215,6 @@ async def test_async_calls_wait_for_each_other(node: Node) -> None:
     assert {(invocation, line) for _, invocation, line in instance.logs} == lines
 
 
-async def test_threads_wait_for_each_other(node: Node) -> None:
-    """A plain function with a concurrency above 1 runs in that many threads."""
-    source = """
-        import threading
-        everyone = threading.Barrier(2, timeout=5)
-
-        def handler(event, context):
-            everyone.wait()
-            print(context.invocation)
-            return event
-    """
-    instance = await node.start(source, concurrency=2)
-    calls = [instance.begin(number) for number in (1, 2)]
-    assert [(await call).json for call in calls] == [1, 2]
-    assert {(invocation, line) for _, invocation, line in instance.logs} == {("inv-1", "inv-1"), ("inv-2", "inv-2")}
-
-
 @pytest.mark.parametrize("word", ["", "async "])
 async def test_large_payload_is_cut(node: Node, word: str) -> None:
     """Megabytes pass both ways, also while another event is waiting behind them."""
@@ -250,11 +233,12 @@ async def test_output_is_lost_or_unlabelled(node: Node) -> None:
 
         def handler(event, context):
             print("one\\ntwo")
-            print("no line end", end="")
+            print("both in ", end="")
             sys.stderr.write("oops\\n")
             logging.getLogger("app").info("logged")
-            sys.stdout.buffer.write(b"raw\\n")
+            sys.stdout.buffer.write(b"one line\\n")
             subprocess.run(["/bin/echo", "from a subprocess"], check=True)
+            print("no line end", end="")
     """
     instance = await node.start(source)
     assert instance.logs == [("stdout", "", "importing")]
@@ -262,7 +246,8 @@ async def test_output_is_lost_or_unlabelled(node: Node) -> None:
     instance.process.stop()
     await instance.exit()
     labelled = [log for log in instance.logs if log[1]]
-    assert [line for stream, _, line in labelled if stream == "stdout"] == ["one", "two", "raw", "no line end"]
+    printed = [line for stream, _, line in labelled if stream == "stdout"]
+    assert printed == ["one", "two", "both in one line", "no line end"]
     assert [line for stream, _, line in labelled if stream == "stderr"] == ["oops", "INFO app: logged"]
     assert {invocation for _, invocation, _ in labelled} == {"inv-1"}
     assert ("stdout", "", "from a subprocess") in instance.logs

@@ -1,14 +1,15 @@
 """One call: event in, handler, result or error out; and the two loops that feed it.
 
-A plain function is called from a blocking loop, the cheapest way there is: one read and one write per call. With a
-concurrency above 1, that many threads share the loop, each reading an event when it is free. A coroutine function
-runs in an asyncio loop, as many calls at once as the worker sends.
+A plain function is called from a blocking loop, the cheapest way there is: one read and one write per call. A coroutine
+function runs in an asyncio loop, as many calls at once as the worker sends.
+
+Many instances take turns on few cores, so each comes to its call with cold caches: what counts is how little Python
+runs for a call.
 """
 
 import asyncio
 import inspect
 import socket
-import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -36,34 +37,22 @@ class Calls:
         """Returns when the worker has closed the socket."""
         if _is_coroutine_function(self._handler):
             asyncio.run(self._serve_coroutines())
-        elif self._concurrency == 1:
-            self._serve_one_by_one()
         else:
-            self._serve_threads()
+            self._serve_one_by_one()
 
     def _serve_one_by_one(self) -> None:
-        receive = self._channel.receive
+        receive, send, streams = self._channel.receive, self._channel.send, self._output
+        function, handler, decode, encode = self._function, self._handler, event.decode, event.encode
         while (frame := receive()) is not None:
-            meta, payload = frame
-            self._output.begin(meta[1])
-            self._call(meta, payload)
-
-    def _serve_threads(self) -> None:
-        reading = threading.Lock()
-
-        def work() -> None:
-            while True:
-                with reading:
-                    frame = self._channel.receive()
-                if frame is None:
-                    return
-                self._call(*frame)
-
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(self._concurrency)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+            (number, streams.alone, budget_ms, cold, attempt, headers), payload = frame
+            try:
+                context = Context(function, streams.alone, budget_ms, cold, attempt, headers)
+                answer = encode(handler(decode(function, headers, payload), context), headers)
+            except BaseException as error:  # noqa: BLE001  whatever user code raises, SystemExit too, is its answer
+                self._fail(number, error)
+            else:
+                streams.flush()
+                send(wire.RESULT, (number, answer[0], answer[1]), answer[2])
 
     async def _serve_coroutines(self) -> None:
         loop = asyncio.get_running_loop()
@@ -79,7 +68,7 @@ class Calls:
                 return
             for meta, payload in self._channel.feed(data):
                 if self._concurrency == 1:
-                    self._output.begin(meta[1])
+                    self._output.alone = meta[1]
                 task = loop.create_task(self._call_coroutine(meta, payload))
                 running.add(task)
                 task.add_done_callback(running.discard)
@@ -90,34 +79,18 @@ class Calls:
         finally:
             sock.detach()
 
-    def _call(self, meta: Any, payload: bytes) -> None:
-        number, name, budget_ms, cold, attempt, headers = meta
-        output.invocation.set(name)
-        try:
-            context = Context(self._function, name, budget_ms, cold, attempt, headers)
-            result = self._handler(event.decode(self._function, headers, payload), context)
-            answer = event.encode(result, context, headers)
-        except BaseException as error:  # noqa: BLE001  whatever user code raises, SystemExit too, is its answer
-            self._fail(number, error)
-        else:
-            self._answer(number, answer)
-
     async def _call_coroutine(self, meta: Any, payload: bytes) -> None:
         number, name, budget_ms, cold, attempt, headers = meta
         output.invocation.set(name)
         try:
             context = Context(self._function, name, budget_ms, cold, attempt, headers)
             result = await self._handler(event.decode(self._function, headers, payload), context)
-            answer = event.encode(result, context, headers)
+            answer = event.encode(result, headers)
         except BaseException as error:  # noqa: BLE001  as above
             self._fail(number, error)
         else:
-            self._answer(number, answer)
-
-    def _answer(self, number: int, answer: tuple[int, bytes | None, bytes]) -> None:
-        content_type, extra, payload = answer
-        self._output.flush()
-        self._channel.send(wire.RESULT, (number, content_type, extra), payload)
+            self._output.flush()
+            self._channel.send(wire.RESULT, (number, answer[0], answer[1]), answer[2])
 
     def _fail(self, number: int, error: BaseException) -> None:
         self._output.flush()

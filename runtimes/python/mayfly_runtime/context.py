@@ -32,7 +32,7 @@ class Http:
 class Context:
     """AWS Lambda's names, and Mayfly's own."""
 
-    __slots__ = ("_ends", "_function", "_headers", "_raw", "attempt", "cold", "deadline", "invocation")
+    __slots__ = ("_ends", "_function", "_headers", "_raw", "attempt", "cold", "invocation")
 
     def __init__(
         self, function: Function, invocation: str, budget_ms: int, cold: bool, attempt: int, raw: bytes | None
@@ -42,9 +42,13 @@ class Context:
         self._headers: dict[str, str] | None = None
         self._ends = time.monotonic() + budget_ms / 1000
         self.invocation = invocation
-        self.deadline = time.time() + budget_ms / 1000  # seconds since 1970
         self.cold = cold
         self.attempt = attempt  # 1 for the first
+
+    @property
+    def deadline(self) -> float:
+        """Seconds since 1970."""
+        return time.time() + self._ends - time.monotonic()
 
     @property
     def aws_request_id(self) -> str:

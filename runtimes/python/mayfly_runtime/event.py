@@ -3,15 +3,17 @@
 import base64
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from mayfly_runtime import wire
-from mayfly_runtime.context import Context, Function, came_by_http, find_header
+from mayfly_runtime.context import Function, came_by_http, find_header
 
 _FORM = "application/x-www-form-urlencoded"  # curl -d says this of anything
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _RESERVED = ("mayfly-", "nats-")
-_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_from_json: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+_encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 class BadRequest(Exception):
@@ -20,6 +22,27 @@ class BadRequest(Exception):
 
 class BadResult(Exception):
     """What the handler returned cannot be sent."""
+
+
+def _make_to_json() -> Callable[[Any], str]:
+    """As ``_encoder.encode``, which makes its C encoder anew for every call."""
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _encoder.encode
+    containers: dict[int, object] = {}  # that it is in, to notice a circle; left over after an error
+    chunks = make(containers, _encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+
+    def to_json(value: Any) -> str:
+        try:
+            return "".join(chunks(value, 0))
+        except BaseException:
+            containers.clear()
+            raise
+
+    return to_json
+
+
+_to_json = _make_to_json()
 
 
 def decode(function: Function, headers: bytes | None, payload: bytes) -> Any:
@@ -56,12 +79,18 @@ def _guess(payload: bytes) -> Any:
     except UnicodeDecodeError:
         return payload
     try:
+        value, end = _from_json(text, 0)
+        if end == len(text):
+            return value
+    except (StopIteration, ValueError, RecursionError):
+        pass  # space around it, or not JSON
+    try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
 
 
-def encode(result: Any, context: Context, raw_headers: bytes | None) -> tuple[int, bytes | None, bytes]:
+def encode(result: Any, raw_headers: bytes | None) -> tuple[int, bytes | None, bytes]:
     """Content type, further header lines, payload. Raises `BadResult`."""
     if isinstance(result, dict) and "statusCode" in result and came_by_http(raw_headers):
         return _encode_http(result)

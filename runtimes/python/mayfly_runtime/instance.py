@@ -200,8 +200,8 @@ def _warm_up() -> None:
     logging.root.setLevel(logging.INFO)
     gc.enable()
     function = Function("warm-up", "0", 0, "auto")
-    context = Context(function, "", 0, True, 1, None)
-    event.encode(event.decode(function, None, b'{"warm": ["up", 1, 0.5]}'), context, None)
+    Context(function, "", 0, True, 1, None)
+    event.encode(event.decode(function, None, b'{"warm": ["up", 1, 0.5]}'), None)
     compile("def handler(event, context):\n    return event\n", "warm-up", "exec")
     with contextlib.suppress(ImportError):
         importlib.import_module("mayfly_warm_up")

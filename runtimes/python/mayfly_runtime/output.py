@@ -19,14 +19,14 @@ _LONGEST = 32768  # a line beyond it is cut
 
 
 class LineWriter(io.BufferedIOBase):
-    """The binary layer. Threads that user code starts have no context of their own: theirs is `alone`'s call."""
+    """The binary layer, and the only one in which anything waits: for the end of its line."""
 
-    def __init__(self, channel: wire.Channel, stream: int) -> None:
+    def __init__(self, channel: wire.Channel, stream: int, output: "Output") -> None:
         self._channel: wire.Channel | None = channel
         self._stream = stream
+        self._output = output
         self._partial = b""
         self._writing = RLock()
-        self.alone = ""
 
     def writable(self) -> bool:
         return True
@@ -63,22 +63,23 @@ class LineWriter(io.BufferedIOBase):
         if self._channel is None:
             os.write(self._stream, lines)
             return
-        meta = [self._stream, invocation.get() or self.alone]
+        meta = [self._stream, invocation.get() or self._output.alone]
         for start in range(0, len(lines), _LONGEST):
             part = lines[start : start + _LONGEST]
             self._channel.send(wire.LOG, meta, part if part.endswith(b"\n") else part + b"\n")
 
 
 def _text_over(raw: Any) -> io.TextIOWrapper:
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
 class Output:
     """Both streams of one instance."""
 
     def __init__(self, channel: wire.Channel) -> None:
+        self.alone = ""  # whose call it is, in an instance that serves one at a time, in whatever thread
         self._channel = channel
-        self._raw = [LineWriter(channel, wire.STDOUT), LineWriter(channel, wire.STDERR)]
+        self._raw = [LineWriter(channel, stream, self) for stream in (wire.STDOUT, wire.STDERR)]
         self._text = [_text_over(raw) for raw in self._raw]
         sys.stdout, sys.stderr = self._text
         sys.__stdout__, sys.__stderr__ = self._text  # type: ignore[misc]  # final, but not here
@@ -87,15 +88,10 @@ class Output:
         """From now on a child that is forked is user code's."""
         os.register_at_fork(after_in_child=self._forked)
 
-    def begin(self, name: str) -> None:
-        """For an instance that serves one call at a time."""
-        for raw in self._raw:
-            raw.alone = name
-
     def flush(self) -> None:
-        for text, raw in zip(self._text, self._raw, strict=True):
-            text.flush()
-            raw.end_line()
+        for raw in self._raw:
+            if raw._partial:
+                raw.end_line()
 
     def _forked(self) -> None:
         for raw in self._raw:

@@ -4,6 +4,7 @@ frame = u8 kind | u32 length of the metadata | u32 length of the payload | metad
 """
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -30,8 +31,8 @@ STDERR = 2
 _HEAD = struct.Struct("<BII")
 _READ = 65536
 
-# msgpack has no types of its own
-encode: Callable[[object], bytes] = msgpack.packb
+# One packer for all, since a new one allocates a megabyte: used under a channel's lock, or where there is one thread.
+encode: Callable[[object], bytes] = msgpack.Packer().pack  # type: ignore[no-untyped-call, attr-defined]  # it has no types
 decode: Callable[[bytes], Any] = msgpack.unpackb  # type: ignore[attr-defined]
 
 
@@ -45,12 +46,14 @@ class Channel:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._readable = select.poll()
+        self._readable.register(fd, select.POLLIN)
         self._sending = threading.Lock()
         self._pending = b""
 
     def send(self, kind: int, meta: object, payload: bytes = b"") -> None:
-        frame = pack(kind, meta, payload)
         with self._sending:
+            frame = pack(kind, meta, payload)
             sent = os.write(self.fd, frame)
             if sent < len(frame):
                 self._send_rest(memoryview(frame)[sent:])
@@ -74,8 +77,15 @@ class Channel:
         return frame and (frame[0], [fd for _, _, raw in ancillary for fd in memoryview(raw).cast("i")])
 
     def receive(self) -> tuple[Any, bytes] | None:
-        """Metadata and payload of the next event; None when the worker has closed its end. Blocks."""
-        data = self._pending or os.read(self.fd, _READ)
+        """Metadata and payload of the next event; None when the worker has closed its end. Blocks.
+
+        It waits in `poll`: a blocked read is woken once more for every answer that the worker takes, since the socket is
+        then writable, and each wake costs the worker and this process a switch.
+        """
+        data = self._pending
+        if not data:
+            self._readable.poll()
+            data = os.read(self.fd, _READ)
         while True:
             frame = self._split(data)
             if frame is not None:
