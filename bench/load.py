@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 
 import nats
-from mayfly_chassis.bus import Bus
 
+from mayfly_chassis.bus import Bus
 from system import System
 
 PAYLOAD = b'{"name": "%b"}' % (b"x" * 80)

@@ -185,7 +185,6 @@ def account_disconnect(account: str) -> str:
     return f"$SYS.ACCOUNT.{account}.DISCONNECT"
 
 
-
 def service_verb(verb: str, name: str | None = None, identity: str | None = None) -> str:
     """NATS micro service discovery: ``$SRV.PING``, ``$SRV.INFO.registry``, ``$SRV.STATS.registry.<id>``."""
     return ".".join(part for part in ("$SRV", verb, name, identity) if part)

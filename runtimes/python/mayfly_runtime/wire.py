@@ -79,8 +79,8 @@ class Channel:
     def receive(self) -> tuple[Any, bytes] | None:
         """Metadata and payload of the next event; None when the worker has closed its end. Blocks.
 
-        It waits in `poll`: a blocked read is woken once more for every answer that the worker takes, since the socket is
-        then writable, and each wake costs the worker and this process a switch.
+        It waits in `poll`: a blocked read is woken once more for every answer that the worker takes, since the socket
+        is then writable, and each wake costs the worker and this process a switch.
         """
         data = self._pending
         if not data:
