@@ -35,7 +35,7 @@ class Request:
         """The payload as that type (empty: as ``{}``). Raises `CallError` BAD_REQUEST, which names the field."""
         try:
             return msgspec.json.decode(self.payload or b"{}", type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CallError(ErrorType.BAD_REQUEST, str(error), component="") from error
 
 

@@ -134,6 +134,7 @@ def _record(chassis: Chassis, config: WorkerConfig, runtime: PythonRuntime) -> N
         memory_mb=config.memory_mb,
         cores=cores(),
         isolation=runtime.isolation,
+        notes=runtime.notes,
         started=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         version=version("mayfly"),
     )
