@@ -51,7 +51,8 @@ class Calls:
             except BaseException as error:  # noqa: BLE001  whatever user code raises, SystemExit too, is its answer
                 self._fail(number, error)
             else:
-                streams.flush()
+                if streams.unfinished:
+                    streams.flush()
                 send(wire.RESULT, (number, answer[0], answer[1]), answer[2])
 
     async def _serve_coroutines(self) -> None:

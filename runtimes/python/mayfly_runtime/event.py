@@ -12,6 +12,7 @@ from mayfly_runtime.context import Function, came_by_http, find_header
 _FORM = "application/x-www-form-urlencoded"  # curl -d says this of anything
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _RESERVED = ("mayfly-", "nats-")
+_BINARY = (bytes, bytearray, memoryview)
 _from_json: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -101,20 +102,25 @@ def encode(result: Any, raw_headers: bytes | None) -> tuple[int, bytes | None, b
 def _encode_body(result: Any) -> tuple[int, bytes]:
     if isinstance(result, str):
         return wire.TEXT, _utf8(result)
-    if isinstance(result, bytes | bytearray | memoryview):
+    if isinstance(result, _BINARY):
         return wire.BYTES, bytes(result)
     try:
-        text = _to_json(result)
+        return wire.JSON, _to_json(result).encode()
+    except UnicodeEncodeError as error:
+        raise _bad_unicode(error) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise BadResult(_describe(result, error)) from None
-    return wire.JSON, _utf8(text)
 
 
 def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise BadResult(f"text is not valid Unicode: {error.reason} at {error.start}") from None
+        raise _bad_unicode(error) from None
+
+
+def _bad_unicode(error: UnicodeEncodeError) -> BadResult:
+    return BadResult(f"text is not valid Unicode: {error.reason} at {error.start}")
 
 
 def _describe(result: Any, error: Exception) -> str:

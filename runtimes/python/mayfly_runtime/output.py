@@ -43,6 +43,8 @@ class LineWriter(io.BufferedIOBase):
                 self._partial = data[end:]
             else:
                 self._partial += data
+            if self._partial:
+                self._output.unfinished = True
             if len(self._partial) > _LONGEST:
                 self.end_line()
         return len(data)
@@ -78,6 +80,7 @@ class Output:
 
     def __init__(self, channel: wire.Channel) -> None:
         self.alone = ""  # whose call it is, in an instance that serves one at a time, in whatever thread
+        self.unfinished = False  # something may wait for the end of its line
         self._channel = channel
         self._raw = [LineWriter(channel, stream, self) for stream in (wire.STDOUT, wire.STDERR)]
         self._text = [_text_over(raw) for raw in self._raw]
@@ -89,9 +92,9 @@ class Output:
         os.register_at_fork(after_in_child=self._forked)
 
     def flush(self) -> None:
+        self.unfinished = False
         for raw in self._raw:
-            if raw._partial:
-                raw.end_line()
+            raw.end_line()
 
     def _forked(self) -> None:
         for raw in self._raw:

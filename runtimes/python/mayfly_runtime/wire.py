@@ -87,8 +87,7 @@ class Channel:
             self._readable.poll()
             data = os.read(self.fd, _READ)
         while True:
-            frame = self._split(data)
-            if frame is not None:
+            if (frame := self._split(data)) is not None:
                 return frame
             missing = self._missing(data)
             more = os.read(self.fd, _READ) if missing <= _READ else self._read_exactly(missing)
