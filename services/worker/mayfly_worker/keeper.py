@@ -31,7 +31,7 @@ class Keeper:
         self._router = router
         self._log = InstanceLog(node.logs, instance)
         self._init_limit_s = INIT_LIMIT_S
-        self.ready_by = 0.0  # on the loop's clock; from the launch on
+        self.ready_by = 0.0  # by `Node.now`; from the launch on
         self._spec: VersionSpec | None = None
         self._condemned = ""  # why it was killed
         node.keepers[instance.id] = self
