@@ -5,7 +5,8 @@ import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mayfly_broker.roles import CLIENT, ROLES
+from mayfly_broker.access import NOTHING, Access
+from mayfly_broker.roles import CLIENT, ROLES, Permissions, roles
 from mayfly_proto import subjects
 
 ACCOUNT = "MAYFLY"
@@ -38,7 +39,9 @@ def password_variable(role: str) -> str:
     return f"MAYFLY_{role.upper()}_PASSWORD"
 
 
-def embedded(store: Path, run: Path, *, port: int, passwords: Mapping[str, str], anonymous: bool) -> str:
+def embedded(
+    store: Path, run: Path, *, port: int, passwords: Mapping[str, str], anonymous: bool, access: Access
+) -> str:
     """For a server on this machine only. ``port`` -1: any; the server writes its ports into ``run``."""
     return "".join(
         (
@@ -47,7 +50,7 @@ def embedded(store: Path, run: Path, *, port: int, passwords: Mapping[str, str],
             f"ports_file_dir: {_quote(run)}\n",
             f"log_file: {_quote(store / 'nats-server.log')}\n",
             "logfile_size_limit: 10MB\nlogfile_max_num: 3\n",
-            accounts({role: _quote(password) for role, password in passwords.items()}, anonymous=anonymous),
+            accounts({role: _quote(password) for role, password in passwords.items()}, access, anonymous=anonymous),
         )
     )
 
@@ -75,19 +78,20 @@ include "roles.conf"
 """
 
 
-def plain_roles() -> str:
+def plain_roles(access: Access = NOTHING) -> str:
     """``broker_config/roles.conf``: accounts and permissions, with the passwords from the environment."""
     header = "# Accounts and permissions, made by `python -m mayfly_broker` from mayfly_broker/roles.py.\n\n"
-    return header + accounts({role: f"${password_variable(role)}" for role in ROLES}, anonymous=False)
+    return header + accounts({role: f"${password_variable(role)}" for role in ROLES}, access, anonymous=False)
 
 
-def accounts(passwords: Mapping[str, str], *, anonymous: bool) -> str:
+def accounts(passwords: Mapping[str, str], access: Access, *, anonymous: bool) -> str:
     """The accounts block. ``passwords`` are values as they stand in the file, quoted or variables.
 
     ``anonymous``: a connection without credentials is a client.
     """
     event = subjects.account_disconnect(ACCOUNT)
-    users = "\n".join(_user(role, password) for role, password in passwords.items())
+    allowed = roles(access)
+    users = "\n".join(_user(role, password, allowed[role]) for role, password in passwords.items())
     return f"""\
 system_account: SYS
 accounts {{
@@ -116,8 +120,7 @@ jetstream {{
 """
 
 
-def _user(role: str, password: str) -> str:
-    allowed = ROLES[role]
+def _user(role: str, password: str, allowed: Permissions) -> str:
     return f"""\
       {{ user: {role}, password: {password}, permissions: {{
           publish: [

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from mayfly_broker import config
+from mayfly_broker.access import NOTHING, Access
 
 _PR_SET_PDEATHSIG = 1
 _START_TIMEOUT_S = 30.0
@@ -42,11 +43,20 @@ class EmbeddedServer:
     `ServerError` when it does not start.
     """
 
-    def __init__(self, store: Path, *, passwords: Mapping[str, str], port: int = 0, anonymous: bool = True) -> None:
+    def __init__(
+        self,
+        store: Path,
+        *,
+        passwords: Mapping[str, str],
+        port: int = 0,
+        anonymous: bool = True,
+        access: Access = NOTHING,
+    ) -> None:
         self.store = store.absolute()
         self.passwords = passwords
         self.port = port
         self.anonymous = anonymous
+        self.access = access
         self.monitoring_url = ""
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -109,7 +119,12 @@ class EmbeddedServer:
         for stale in run.glob("*.ports"):
             stale.unlink()
         text = config.embedded(
-            self.store, run, port=self.port or -1, passwords=self.passwords, anonymous=self.anonymous
+            self.store,
+            run,
+            port=self.port or -1,
+            passwords=self.passwords,
+            anonymous=self.anonymous,
+            access=self.access,
         )
         conf = run / "nats-server.conf"
         _write_private(conf, text)

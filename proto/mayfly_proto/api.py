@@ -1,6 +1,6 @@
-"""The management API: what goes to and comes from ``mayfly.api.function.<verb>``. JSON in, JSON out.
+"""The management API: what goes to and comes from ``mayfly.api.<resource>.<verb>``. JSON in, JSON out.
 
-| verb | request | reply |
+| function. | request | reply |
 |---|---|---|
 | deploy | `DeployRequest` | `DeployReply` |
 | configure | `ConfigureRequest` | `DeployReply` |
@@ -10,9 +10,20 @@
 | describe | `FunctionRequest` | `FunctionDescription` |
 | code | `FunctionRequest` | `CodeReply` |
 | delete | `DeleteRequest` | `DeleteReply` |
+| pause, resume | `PauseRequest` | `PauseReply` |
+
+| resource.verb | request | reply |
+|---|---|---|
+| invocation.get | `InvocationRequest` | `Invocation` |
+| invocation.cancel | `InvocationRequest` | `Invocation`, cancelled; 409 `conflict` when it has started or is over |
+| dlq.list | `DeadLettersRequest` | list of `DeadLetter` without payload, newest first |
+| dlq.show | `DeadLetterRequest` | `DeadLetter` |
+| dlq.redrive, dlq.purge | `DeadLettersChange` | `DeadLettersChanged` |
+| schedule.list | `SchedulesRequest` | list of `Schedule`, by function and number |
 
 Settings are the user's own words, as in ``mayfly.toml``: handler, runtime, memory, timeout, concurrency, min_instances,
-max_instances, keep_alive, max_queue, activation, idempotent, isolation, payload, env, connect, triggers, description.
+max_instances, keep_alive, max_queue, activation, idempotent, isolation, payload, env, connect, triggers, retries,
+batch, ordered, on_success, on_failure, publish, call, kv, objects, idempotency_ttl, description.
 An error is answered as every error is (see `errors`).
 """
 
@@ -20,7 +31,7 @@ from typing import Any
 
 import msgspec
 
-from mayfly_proto import records
+from mayfly_proto import errors, records
 
 FUNCTION = "function"  # the resource in `subjects.api`
 
@@ -32,8 +43,21 @@ VERSIONS = "versions"
 DESCRIBE = "describe"
 CODE = "code"
 DELETE = "delete"
+PAUSE = "pause"
+RESUME = "resume"
 
-VERBS = (DEPLOY, CONFIGURE, ROLLBACK, LIST, VERSIONS, DESCRIBE, CODE, DELETE)
+VERBS = (DEPLOY, CONFIGURE, ROLLBACK, LIST, VERSIONS, DESCRIBE, CODE, DELETE, PAUSE, RESUME)
+
+INVOCATION = "invocation"  # resource: durable calls
+GET = "get"
+CANCEL = "cancel"
+
+DEAD_LETTERS = "dlq"  # resource
+SHOW = "show"
+REDRIVE = "redrive"
+PURGE = "purge"
+
+SCHEDULE = "schedule"  # resource
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -159,6 +183,87 @@ class CodeReply(_Reply, frozen=True):
 class DeleteReply(_Reply, frozen=True):
     name: str
     versions: int  # how many were removed
+
+
+class PauseRequest(_Request, frozen=True):
+    """Events and durable calls of a function wait until it is resumed; calls on ``fn.`` go on."""
+
+    name: str
+
+
+class PauseReply(_Reply, frozen=True):
+    name: str
+    paused: bool
+    waiting: int = 0  # events and durable calls
+
+
+class InvocationRequest(_Request, frozen=True):
+    id: str
+
+
+class Invocation(_Reply, frozen=True):
+    """What is known of a durable call. ``payload`` is the function's result, as it is; base64 in JSON."""
+
+    id: str
+    function: str
+    state: str  # states.Invocation value
+    time: str  # of this state; RFC 3339, UTC
+    attempts: int = 0  # that are over
+    content_type: str = ""
+    payload: bytes | None = None
+    error: errors.ErrorDetail | None = None
+
+
+class DeadLettersRequest(_Request, frozen=True):
+    function: str | None = None  # None: of all
+    before: int | None = None  # a sequence: older ones, for the next page
+    limit: int = 100
+
+
+class DeadLetterRequest(_Request, frozen=True):
+    sequence: int  # in the stream DLQ
+
+
+class DeadLettersChange(_Request, frozen=True):
+    """Dead letters of one function: those named, or all."""
+
+    function: str
+    sequences: list[int] | None = None
+
+
+class DeadLettersChanged(_Reply, frozen=True):
+    function: str
+    count: int
+
+
+class DeadLetter(_Reply, frozen=True):
+    """An event or durable call that failed for good."""
+
+    sequence: int
+    function: str
+    invocation: str
+    subject: str  # where the event was published, or the call sent
+    reason: str  # one sentence
+    attempts: int
+    failed_at: str  # RFC 3339, UTC
+    size: int  # bytes of the payload
+    error: errors.ErrorDetail | None = None  # the last one
+    headers: dict[str, str] = {}  # the publisher's; only with `show`
+    payload: bytes | None = None  # only with `show`; base64 in JSON
+
+
+class SchedulesRequest(_Request, frozen=True):
+    function: str | None = None  # None: of all
+    count: int = 3  # next times of each
+
+
+class Schedule(_Reply, frozen=True):
+    function: str
+    number: int  # the trigger's
+    schedule: str
+    timezone: str
+    next: list[str]  # RFC 3339, with the zone's offset; empty while the function is paused
+    paused: bool = False
 
 
 encode = records.encode

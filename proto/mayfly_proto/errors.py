@@ -20,6 +20,7 @@ class ErrorType(Enum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     DEADLINE_EXCEEDED = "deadline_exceeded"  # the caller's deadline passed while the call waited
     CONFLICT = "conflict"
+    LOOP = "loop"  # an event that came through too many functions
     TOO_LARGE = "too_large"
     THROTTLED = "throttled"
     FUNCTION_ERROR = "function_error"  # the function raised
@@ -46,6 +47,7 @@ _CODES = {
     ErrorType.METHOD_NOT_ALLOWED: 405,
     ErrorType.DEADLINE_EXCEEDED: 408,
     ErrorType.CONFLICT: 409,
+    ErrorType.LOOP: 508,
     ErrorType.TOO_LARGE: 413,
     ErrorType.THROTTLED: 429,
     ErrorType.FUNCTION_ERROR: 500,

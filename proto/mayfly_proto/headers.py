@@ -19,6 +19,35 @@ HTTP = "Mayfly-Http"  # "GET /orders/7?x=1": this call came by HTTP; the other h
 HTTP_ROUTE = "Mayfly-Http-Route"  # path parameters of an http trigger, as a query string
 HTTP_STATUS = "Mayfly-Http-Status"  # a handler's {"statusCode": ...}; further headers are the response's
 
+# durable calls and events
+IDEMPOTENCY_KEY = "Mayfly-Idempotency-Key"  # a call repeated with it gets the first one's result
+AT = "Mayfly-At"  # RFC 3339: a durable call that is to run then
+DELAY = "Mayfly-Delay"  # seconds: a durable call that is to run so much later
+EVENT_SUBJECT = "Mayfly-Subject"  # where an event was published, or a durable call sent
+DEPTH = "Mayfly-Depth"  # how many functions an event has come through
+SOURCE = "Mayfly-Source"  # id of the event or call whose handling published this
+SOURCE_FUNCTION = "Mayfly-Source-Function"
+BATCH = "Mayfly-Batch"  # number of events in the payload
+ATTEMPT = "Mayfly-Attempt"  # of a retry; believed only in the stream of schedules
+FIRST_AT = "Mayfly-First-At"  # unix ms of the first attempt, with a retry
+STATE = "Mayfly-State"  # a RESULTS message: states.Invocation value
+REASON = "Mayfly-Reason"  # a dead letter: one sentence
+ERROR = "Mayfly-Error"  # a dead letter: the last error as JSON
+ATTEMPTS = "Mayfly-Attempts"  # a dead letter: how many there were
+FAILED_AT = "Mayfly-Failed-At"  # a dead letter: RFC 3339
+CLOUD_EVENT = "ce-"  # the beginning of every CloudEvents attribute's header
+
+DEPTH_LIMIT = 8
+
+# NATS's own
+MESSAGE_ID = "Nats-Msg-Id"
+SCHEDULE = "Nats-Schedule"
+SCHEDULE_TARGET = "Nats-Schedule-Target"
+SCHEDULE_TIME_ZONE = "Nats-Schedule-Time-Zone"
+SCHEDULER = "Nats-Scheduler"  # of what a schedule fired: the schedule's subject
+SCHEDULE_NEXT = "Nats-Schedule-Next"  # of what a schedule fired: the time of the next one
+TTL = "Nats-TTL"
+
 COLD = "cold"
 WARM = "warm"
 
@@ -29,6 +58,12 @@ def block(fields: dict[str, str]) -> bytes:
     """A NATS header block. Values must not hold CR or LF: they are replaced by spaces."""
     lines = [f"{name}: {value}".replace("\r", " ").replace("\n", " ") for name, value in fields.items()]
     return b"NATS/1.0\r\n" + "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def added(raw: bytes | None, fields: dict[str, str]) -> bytes:
+    """The same block with further fields before the others, so that `find` meets these first."""
+    ours = block(fields)
+    return ours if not raw else ours[:-2] + raw[raw.index(b"\r\n") + 2 :]
 
 
 def find(raw: bytes, name: bytes) -> bytes | None:

@@ -3,9 +3,11 @@
 Structs know their JSON; the registry checks a manifest with pydantic before it becomes a `VersionSpec`.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+
+from mayfly_proto import storage, subjects
 
 T = TypeVar("T")
 
@@ -28,13 +30,67 @@ class Package(_Record, frozen=True):
     filename: str  # what `deploy` was given: hello.py, hello.zip
 
 
-class HttpTrigger(_Record, frozen=True):
-    http: str  # path template: /orders/{id}
+class Trigger(_Record, frozen=True, omit_defaults=True):
+    """One thing that makes a function run: exactly one of http, event, schedule, object, and subject (of core NATS, or
+    of the user's ``stream``)."""
+
+    http: str = ""  # path template: /orders/{id}
     methods: list[str] = []  # upper case; empty: any
+    event: str = ""  # below event., with wildcards: orders.*.created
+    stream: str = ""  # of the user's own, with `subject`
+    subject: str = ""
+    schedule: str = ""  # 5-field cron, @every 30s, @hourly ...
+    timezone: str = ""  # IANA; empty: UTC
+    payload: Any = None  # JSON that a schedule's ticks carry
+    missed: str = "latest"  # or "all": ticks that are late when the next one is due
+    object: str = ""  # bucket
+    start: str = "new"  # of a trigger on a stream: or "all", or RFC 3339
+    number: int = (
+        0  # of a trigger with a consumer or a schedule: the function's own, kept while the trigger is the same
+    )
+
+    @property
+    def durable_stream(self) -> str:
+        """The stream that it has a consumer on; "" for http, schedule, and core subjects."""
+        if self.event:
+            return storage.EVENTS
+        if self.object:
+            return subjects.object_stream(self.object)
+        return self.stream
+
+    @property
+    def filter_subject(self) -> str:
+        """What of its stream, or of core NATS, it wants."""
+        if self.event:
+            return subjects.event(self.event)
+        return subjects.object_meta(self.object, ">") if self.object else self.subject
+
+
+class Retries(
+    _Record, frozen=True, rename={"backoff_s": "backoff", "max_backoff_s": "max_backoff", "max_age_s": "max_age"}
+):
+    """How often a durable call or event is tried, and how long between."""
+
+    attempts: int = 3
+    backoff_s: float = 1.0  # before the second; doubles, with jitter
+    max_backoff_s: float = 300.0
+    max_age_s: float = 21_600.0  # since the first attempt; then no more
+
+
+class Batch(_Record, frozen=True, rename={"window_s": "window"}):
+    size: int = 100  # events in one call, at most
+    window_s: float = 1.0  # that the first of them waits for others
 
 
 class VersionSpec(
-    _Record, frozen=True, rename={"memory_mb": "memory", "timeout_s": "timeout", "keep_alive_s": "keep_alive"}
+    _Record,
+    frozen=True,
+    rename={
+        "memory_mb": "memory",
+        "timeout_s": "timeout",
+        "keep_alive_s": "keep_alive",
+        "idempotency_ttl_s": "idempotency_ttl",
+    },
 ):
     """KV ``versions``, key ``<name>.<n>``: all there is to know of one version. Immutable."""
 
@@ -57,7 +113,17 @@ class VersionSpec(
     payload: str = "auto"  # or "json", "text", "bytes"
     env: dict[str, str] = {}
     connect: list[int] = []  # further TCP ports that its code may connect to
-    triggers: list[HttpTrigger] = []
+    triggers: list[Trigger] = []
+    retries: Retries = Retries()
+    batch: Batch | None = None
+    ordered: str = ""  # "subject.3" (a token of it, from 1) or a header's name; "": no order
+    on_success: str = ""  # subject that a durable call's or event's result is published to
+    on_failure: str = ""
+    publish: list[str] = []  # subjects, with wildcards, that its code may publish to
+    call: list[str] = []  # functions, with wildcards, that its code may call
+    kv: list[str] = []  # buckets that its code may use
+    objects: list[str] = []  # object stores that its code may use
+    idempotency_ttl_s: int = 86_400  # for which a repeated idempotency key gets the first result
     description: str = ""
 
 
@@ -68,6 +134,7 @@ class FunctionRecord(_Record, frozen=True):
     current: int
     versions: list[int]  # those that can be called, newest last: at most ten, and the current one
     older: list[int] = []  # those that can only be rolled back to, newest last
+    paused: bool = False  # events and durable calls wait
 
 
 class Route(_Record, frozen=True):
@@ -138,6 +205,7 @@ class NodeLoad(_Record, frozen=True):
 
 class FunctionLoad(_Record, frozen=True):
     queued: int = 0
+    backlog: int = 0  # events and durable calls that wait in streams
     in_flight: int = 0
     ready: int = 0
     starting: int = 0
@@ -168,6 +236,15 @@ class InstanceRecord(_Record, frozen=True):
     idle_s: float
     memory_mb: float  # resident
     cold_start_ms: dict[str, float] = {}  # phases: fetch, unpack, fork, import, total
+
+
+class IdempotencyRecord(_Record, frozen=True):
+    """KV ``idempotency``, key ``<name>.<hash of the key>``: the first call that had the key, then its result."""
+
+    invocation: str
+    headers: bytes | None = None  # of the result; None: it runs, or has been lost
+    payload: bytes = b""
+    replies: list[str] = []  # inboxes, or settle subjects, that wait for it
 
 
 class LogLine(_Record, frozen=True):

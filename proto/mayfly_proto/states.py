@@ -53,6 +53,21 @@ INSTANCE: dict[Instance, dict[Event, Instance]] = {
 }
 
 
+class Invocation(Enum):
+    """What is known of a durable call. Only the last word is kept."""
+
+    PENDING = "pending"  # accepted; it waits or runs
+    SCHEDULED = "scheduled"  # for later
+    RETRYING = "retrying"  # failed, and will run again
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # for good; a dead letter has it
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (Invocation.SUCCEEDED, Invocation.FAILED, Invocation.CANCELLED)
+
+
 class IllegalMove(Exception):
     """This event cannot happen in this state: a bug, not bad luck."""
 

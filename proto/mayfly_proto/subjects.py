@@ -12,8 +12,92 @@ def call(function: str, version: int | None = None) -> str:
 
 
 # durable calls and events, into streams
+def async_call(function: str) -> str:
+    return f"async.{function}"
+
+
 ASYNC_CALLS = "async.>"
+
+
+def event(name: str) -> str:
+    """``orders.created`` → ``event.orders.created``; wildcards stay wildcards."""
+    return f"event.{name}"
+
+
 EVENTS = "event.>"
+
+
+def schedule(function: str, identity: str) -> str:
+    """A schedule, or one call for later; what it fires has the subject `due`."""
+    return f"mayfly.schedule.{function}.{identity}"
+
+
+SCHEDULES = "mayfly.schedule.>"
+
+
+def due(function: str) -> str:
+    """Calls whose time has come: ticks of schedules, retries, calls for later, dead letters driven again."""
+    return f"mayfly.due.{function}"
+
+
+ALL_DUE = "mayfly.due.>"
+
+
+def result(invocation: str, function: str) -> str:
+    return f"result.{invocation}.{function}"
+
+
+def results_of(invocation: str) -> str:
+    return f"result.{invocation}.>"
+
+
+ALL_RESULTS = "result.>"
+
+
+def dead_letter(function: str) -> str:
+    return f"dlq.{function}"
+
+
+DEAD_LETTERS = "dlq.>"
+ACK_TOKENS = 7  # of a delivery's acknowledgement subject, behind `ACK_PREFIX`
+ACK_PREFIX = "$JS.ACK."
+
+
+# worker → the owning router (queue `router`): how a delivery ended. The tokens of its acknowledgement subject travel
+# in the subject, so whoever owns the function by then can settle it, and needs no memory of it.
+def settle(function: str, ack: str) -> str:
+    """``ack``: the delivery's ``$JS.ACK.`` subject without that prefix."""
+    return f"{SETTLE_PREFIX}{function}.{ack}"
+
+
+def settle_of(function: str) -> str:
+    return f"{SETTLE_PREFIX}{function}{'.*' * ACK_TOKENS}"
+
+
+SETTLE_PREFIX = "mayfly.settle."
+SETTLE = "mayfly.settle.>"
+
+
+# worker → the owning router (queue `router`): the result of a call with an idempotency key
+def keyed(function: str, key: str) -> str:
+    """``key``: the hash of the caller's key, one token."""
+    return f"{KEYED_PREFIX}{function}.{key}"
+
+
+def keyed_of(function: str) -> str:
+    return f"{KEYED_PREFIX}{function}.*"
+
+
+KEYED_PREFIX = "mayfly.keyed."
+KEYED = "mayfly.keyed.>"
+
+
+# registry → the owning router (queue `router`): take back a durable call that has not started
+def cancel(function: str) -> str:
+    return f"mayfly.cancel.{function}"
+
+
+CANCEL = "mayfly.cancel.>"
 
 
 # router → worker, activator → worker
@@ -176,6 +260,37 @@ def stream_purge(stream: str) -> str:
     return f"$JS.API.STREAM.PURGE.{stream}"
 
 
+def message_delete(stream: str) -> str:
+    return f"$JS.API.STREAM.MSG.DELETE.{stream}"
+
+
+def consumer_create(stream: str, consumer: str) -> str:
+    return f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}"
+
+
+def consumer_info(stream: str, consumer: str) -> str:
+    return f"$JS.API.CONSUMER.INFO.{stream}.{consumer}"
+
+
+def consumer_list(stream: str) -> str:
+    return f"$JS.API.CONSUMER.LIST.{stream}"
+
+
+def consumer_delete(stream: str, consumer: str) -> str:
+    return f"$JS.API.CONSUMER.DELETE.{stream}.{consumer}"
+
+
+def consumer_pause(stream: str, consumer: str) -> str:
+    return f"$JS.API.CONSUMER.PAUSE.{stream}.{consumer}"
+
+
+def consumer_next(stream: str, consumer: str) -> str:
+    return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+
+
+ACKS = "$JS.ACK.>"
+
+
 # the server's own events, imported from its system account
 DISCONNECT = "mayfly.sys.disconnect"
 
@@ -206,5 +321,13 @@ SERVICE_IMPORT_REPLIES = "_R_.>"  # replies to calls that came through an accoun
 REPLY_PREFIXES = (b"_INBOX", b"_R_.")
 
 ROUTER_QUEUE = "router"
+
+
+def trigger_queue(function: str) -> str:
+    """The queue group for a subject of core NATS that triggers this function: each function gets each message."""
+    return f"{ROUTER_QUEUE}.{function}"
+
+
+TRIGGER_QUEUES = "router.>"
 ACTIVATOR_QUEUE = "activator"
 REGISTRY_QUEUE = "registry"

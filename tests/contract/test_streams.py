@@ -87,16 +87,34 @@ def test_object_stores_have_the_standard_layout(bucket: str) -> None:
 
 
 def test_streams_take_what_is_theirs_and_are_bounded() -> None:
-    """Logs and usage cannot fill the disk, and reserve no more than a small one has."""
-    assert CONFIGURATIONS[storage.LOGS]["subjects"] == [subjects.ALL_LOGS]
-    assert CONFIGURATIONS[storage.USAGE]["subjects"] == [subjects.ALL_USAGE]
-    for name in storage.STREAMS:
-        config = CONFIGURATIONS[name]
-        assert config["discard"] == "old"
-        assert 0 < config["max_bytes"] <= 256 * 1024 * 1024
-        assert config["max_age"] > 0
-        assert config["max_consumers"] == 100_000, "left to the server it stops at 1,000"
+    """None can fill the disk by itself, and together they reserve no more than a small one has."""
+    takes = {
+        storage.EVENTS: [subjects.EVENTS],
+        storage.ASYNC: [subjects.ASYNC_CALLS],
+        storage.SCHEDULES: [subjects.SCHEDULES, subjects.ALL_DUE],
+        storage.RESULTS: [subjects.ALL_RESULTS],
+        storage.DLQ: [subjects.DEAD_LETTERS],
+        storage.LOGS: [subjects.ALL_LOGS],
+        storage.USAGE: [subjects.ALL_USAGE],
+    }
+    assert set(takes) == set(storage.STREAMS)
+    for name, subject in takes.items():
+        assert CONFIGURATIONS[name]["subjects"] == subject
+        assert CONFIGURATIONS[name]["max_consumers"] == 100_000, "left to the server it stops at 1,000"
+        # A stream with schedules cannot refuse what is new, and must not drop what is old.
+        assert (CONFIGURATIONS[name]["max_bytes"] > 0) == (name != storage.SCHEDULES)
+    assert sum(max(0, CONFIGURATIONS[name]["max_bytes"]) for name in storage.STREAMS) <= 3 * 1024**3
     assert all(config["max_bytes"] == -1 for name, config in CONFIGURATIONS.items() if name not in storage.STREAMS)
+
+
+def test_what_waits_to_be_done_is_refused_rather_than_dropped() -> None:
+    """Of events, durable calls and dead letters nothing goes by age or for want of room; the rest may."""
+    for name in (storage.EVENTS, storage.ASYNC, storage.DLQ):
+        assert CONFIGURATIONS[name]["discard"] == "new"
+        assert CONFIGURATIONS[name]["max_age"] == 0
+    for name in (storage.RESULTS, storage.LOGS, storage.USAGE):
+        assert CONFIGURATIONS[name]["discard"] == "old"
+        assert CONFIGURATIONS[name]["max_age"] > 0
 
 
 async def test_bootstrap_may_be_repeated(connect: Connect) -> None:

@@ -17,7 +17,7 @@ from mayfly_chassis.service import Chassis, running
 from mayfly_gateway.app import app
 from mayfly_gateway.config import GatewayConfig
 from mayfly_proto import headers, records, storage, subjects
-from mayfly_proto.records import FunctionRecord, HttpTrigger, Package, VersionSpec
+from mayfly_proto.records import FunctionRecord, Package, Trigger, VersionSpec
 
 TOKEN = "t0ken-of-the-tests"
 
@@ -129,7 +129,7 @@ class Platform:
         self.calls: list[Call] = []
 
     async def publish(
-        self, name: str, version: int = 1, *, triggers: tuple[HttpTrigger, ...] = (), timeout_s: float = 3.0
+        self, name: str, version: int = 1, *, triggers: tuple[Trigger, ...] = (), timeout_s: float = 3.0
     ) -> None:
         """As the registry would: a version, then the record that names it."""
         spec = VersionSpec(

@@ -10,7 +10,7 @@ import pytest
 from mayfly_broker.server import EmbeddedServer
 from mayfly_proto import headers
 from mayfly_proto.errors import CallError, ErrorType
-from mayfly_proto.records import HttpTrigger
+from mayfly_proto.records import Trigger
 from tests.conftest import Connect
 from tests.integration.gateway import Call, Gateway, Platform, echo, gateway, result
 
@@ -256,7 +256,7 @@ async def test_triggers_follow_deploys(http: Gateway, platform: Platform, connec
     """A path template leads to its function with parameters; other methods are 405 with Allow, other paths 404."""
     await platform.serve("orders", echo)
     assert (await http.send("GET", "/orders/7")).status == 404
-    await platform.publish("orders", triggers=(HttpTrigger(http="/orders/{id}", methods=["GET", "PUT"]),))
+    await platform.publish("orders", triggers=(Trigger(http="/orders/{id}", methods=["GET", "PUT"]),))
     async with asyncio.timeout(5):
         while (await http.send("GET", "/orders/7%2F8?x=1")).status == 404:
             await asyncio.sleep(0.01)
@@ -271,7 +271,7 @@ async def test_triggers_follow_deploys(http: Gateway, platform: Platform, connec
 
 async def test_reserved_paths_are_never_a_function(http: Gateway, platform: Platform) -> None:
     """Even a record that claims them does not get the platform's own paths."""
-    await platform.publish("evil", triggers=(HttpTrigger(http="/{any}"), HttpTrigger(http="/metrics")))
+    await platform.publish("evil", triggers=(Trigger(http="/{any}"), Trigger(http="/metrics")))
     await platform.serve("evil", echo)
     for path in ("/metrics", "/event", "/async-function", "/healthz/x"):
         assert (await http.send("GET", path)).status == 404

@@ -69,11 +69,29 @@ MESSAGES: list[msgspec.Struct] = [
 ]
 
 _PACKAGE = records.Package(sha256="9f86d081884c7d65", size=512, format="zip", filename="billing.zip")
-_TRIGGER = records.HttpTrigger(http="/orders/{id}", methods=["GET"])
+_TRIGGER = records.Trigger(  # every field, though a real one has one kind
+    http="/orders/{id}",
+    methods=["GET"],
+    event="orders.*.created",
+    stream="ORDERS",
+    subject="orders.>",
+    schedule="*/5 * * * *",
+    timezone="Europe/Amsterdam",
+    payload={"job": "cleanup"},
+    missed="all",
+    object="uploads",
+    start="all",
+    number=1,
+)
+_RETRIES = records.Retries(attempts=5, backoff_s=2.0, max_backoff_s=60.0, max_age_s=3600.0)
+_BATCH = records.Batch(size=10, window_s=0.5)
+_DETAIL = errors.ErrorDetail(
+    code=500, type="function_error", message="ValueError: no", component="function", invocation="E17", traceback="..."
+)
 _CLIENT = records.Client(server="NCGTF32G", id=12)
 _LOAD = records.VersionLoad(ready=3, busy=2, starting=1)
 _SEEN = records.RouterSeen(last_seq=9, calls=[7, 9])
-_FUNCTION_LOAD = records.FunctionLoad(queued=1, in_flight=2, ready=3, starting=4, calls=5, cold=6, errors=7)
+_FUNCTION_LOAD = records.FunctionLoad(queued=1, backlog=8, in_flight=2, ready=3, starting=4, calls=5, cold=6, errors=7)
 
 RECORDS: list[msgspec.Struct] = [
     _PACKAGE,
@@ -99,9 +117,22 @@ RECORDS: list[msgspec.Struct] = [
         env={"CURRENCY": "EUR"},
         connect=[5432],
         triggers=[_TRIGGER],
+        retries=_RETRIES,
+        batch=_BATCH,
+        ordered="subject.3",
+        on_success="event.orders.charged",
+        on_failure="event.orders.failed",
+        publish=["event.orders.>"],
+        call=["billing.*"],
+        kv=["carts"],
+        objects=["uploads"],
+        idempotency_ttl_s=3600,
         description="Charges an order",
     ),
-    records.FunctionRecord(name="billing.charge", current=2, versions=[2], older=[1]),
+    _RETRIES,
+    _BATCH,
+    records.IdempotencyRecord(invocation="0K8M2Q", headers=b"NATS/1.0", payload=b"{}", replies=["_INBOX.a.1"]),
+    records.FunctionRecord(name="billing.charge", current=2, versions=[2], older=[1], paused=True),
     records.Route(epoch=5, instances=["i1", "i2"], slots=4),
     _CLIENT,
     records.NodeLease(
@@ -246,6 +277,45 @@ API: list[msgspec.Struct] = [
         content=b"x = 1",
     ),
     api.DeleteReply(name="billing.charge", versions=2),
+    api.PauseRequest(name="billing.charge"),
+    api.PauseReply(name="billing.charge", paused=True, waiting=3),
+    api.InvocationRequest(id="A17"),
+    api.Invocation(
+        id="A17",
+        function="billing.charge",
+        state="failed",
+        time="2026-01-02T03:04:05Z",
+        attempts=3,
+        content_type="application/json",
+        payload=b"{}",
+        error=_DETAIL,
+    ),
+    api.DeadLettersRequest(function="billing.charge", before=9, limit=10),
+    api.DeadLetterRequest(sequence=8),
+    api.DeadLettersChange(function="billing.charge", sequences=[8]),
+    api.DeadLettersChanged(function="billing.charge", count=1),
+    api.DeadLetter(
+        sequence=8,
+        function="billing.charge",
+        invocation="E17",
+        subject="event.orders.created",
+        reason="raised 3 times",
+        attempts=3,
+        failed_at="2026-01-02T03:04:05Z",
+        size=2,
+        error=_DETAIL,
+        headers={"ce-id": "7"},
+        payload=b"{}",
+    ),
+    api.SchedulesRequest(function="billing.charge", count=1),
+    api.Schedule(
+        function="billing.charge",
+        number=1,
+        schedule="@hourly",
+        timezone="Europe/Amsterdam",
+        next=["2026-01-02T04:00:00+01:00"],
+        paused=True,
+    ),
 ]
 
 ERRORS: list[errors.CallError] = [

@@ -5,7 +5,7 @@ import pytest
 from mayfly_gateway.catalog import Catalog
 from mayfly_gateway.routes import Match
 from mayfly_proto import names, records
-from mayfly_proto.records import FunctionRecord, HttpTrigger, Package, VersionSpec
+from mayfly_proto.records import FunctionRecord, Package, Trigger, VersionSpec
 
 
 def record(current: int, *versions: int, name: str = "hello") -> bytes:
@@ -22,7 +22,7 @@ def spec(version: int, *, timeout_s: float = 3.0, paths: tuple[str, ...] = (), n
             package=Package(sha256="0" * 64, size=1, format="py", filename="hello.py"),
             created="2026-01-01T00:00:00Z",
             timeout_s=timeout_s,
-            triggers=[HttpTrigger(http=path) for path in paths],
+            triggers=[Trigger(http=path) for path in paths],
         )
     )
 

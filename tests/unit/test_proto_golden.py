@@ -123,6 +123,9 @@ def test_subjects() -> None:
         "identity": "ID",
         "role": "gateway",
         "account": "MAYFLY",
+        "consumer": "billing_charge_1",
+        "ack": "EVENTS.billing_charge_1.1.17.17.1700000000000000000.0",
+        "invocation": "A17",
     }
     functions = {
         f"{name}({', '.join(parameters)})": function(**{parameter: values[parameter] for parameter in parameters})
@@ -144,6 +147,9 @@ def test_storage() -> None:
             "version_key": storage.version_key("billing.charge", 2),
             "route_key": storage.route_key("n1", 2, "billing.charge"),
             "members": storage.ROUTER_MEMBERS_KEY,
+            "event_consumer": storage.event_consumer("billing.charge", 2),
+            "call_consumer": storage.call_consumer("billing.charge"),
+            "invocation_ids": [storage.invocation_id(stream, 17) for stream in (*storage.ID_LETTERS, "ORDERS")],
         },
     )
 
@@ -154,7 +160,7 @@ def test_states() -> None:
         state.value: {event.value: after.value for event, after in moves.items()}
         for state, moves in states.INSTANCE.items()
     }
-    check("states", table)
+    check("states", table | {"invocation": [state.value for state in states.Invocation]})
 
 
 def test_owners() -> None:

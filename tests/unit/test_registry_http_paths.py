@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mayfly_proto.records import HttpTrigger
+from mayfly_proto.records import Trigger
 from mayfly_registry import http_paths
 
 
-def trigger(path: str, *methods: str) -> HttpTrigger:
-    return HttpTrigger(http=path, methods=list(methods))
+def trigger(path: str, *methods: str) -> Trigger:
+    return Trigger(http=path, methods=list(methods))
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def trigger(path: str, *methods: str) -> HttpTrigger:
         (trigger("/"), trigger("/"), True),
     ],
 )
-def test_two_functions_get_the_same_requests(one: HttpTrigger, other: HttpTrigger, overlap: bool) -> None:
+def test_two_functions_get_the_same_requests(one: Trigger, other: Trigger, overlap: bool) -> None:
     """Same shape and a method in common: a conflict; a literal beside a parameter: none."""
     assert http_paths.overlap(one, other) is overlap
     assert http_paths.overlap(other, one) is overlap

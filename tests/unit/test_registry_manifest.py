@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mayfly_proto.records import HttpTrigger, Package, VersionSpec
+from mayfly_proto.records import Package, Trigger, VersionSpec
 from mayfly_registry import manifest
 from mayfly_registry.errors import InvalidManifest
 
@@ -118,7 +118,7 @@ def test_settings_do_not_survive_a_version() -> None:
         timeout_s=0.5,
         env={"A": "b"},
         connect=[5432],
-        triggers=[HttpTrigger(http="/a/{b}", methods=["GET", "PUT"])],
+        triggers=[Trigger(http="/a/{b}", methods=["GET", "PUT"])],
     )
     assert manifest.check(manifest.of_version(spec)) == checked
 

@@ -8,7 +8,7 @@ could tell them apart. ``/orders/new`` beside ``/orders/{id}`` is no conflict: t
 import re
 from collections.abc import Iterable, Mapping
 
-from mayfly_proto.records import HttpTrigger
+from mayfly_proto.records import Trigger
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PLATFORM = ("function", "async-function", "event", "api", "docs", "openapi.json", "healthz", "readyz", "metrics")
@@ -55,14 +55,14 @@ def _segments(segments: list[str]) -> Shape:
     return tuple(found)
 
 
-def overlap(one: HttpTrigger, other: HttpTrigger) -> bool:
+def overlap(one: Trigger, other: Trigger) -> bool:
     """Whether some request fits both equally well."""
     if shape(one.http) != shape(other.http):
         return False
     return not one.methods or not other.methods or not set(one.methods).isdisjoint(other.methods)
 
 
-def conflicts(triggers: Iterable[HttpTrigger], others: Mapping[str, Iterable[HttpTrigger]]) -> list[str]:
+def conflicts(triggers: Iterable[Trigger], others: Mapping[str, Iterable[Trigger]]) -> list[str]:
     """What ``triggers`` may not be, given other functions' triggers by name: one sentence for each conflict."""
     return [
         f"triggers: {describe(trigger)} is taken: function {name} has {describe(theirs)}"
@@ -73,6 +73,6 @@ def conflicts(triggers: Iterable[HttpTrigger], others: Mapping[str, Iterable[Htt
     ]
 
 
-def describe(trigger: HttpTrigger) -> str:
+def describe(trigger: Trigger) -> str:
     """``GET|PUT /orders/{id}``, or the path alone when any method will do."""
     return f"{'|'.join(trigger.methods)} {trigger.http}" if trigger.methods else trigger.http

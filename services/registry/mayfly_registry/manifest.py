@@ -14,7 +14,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from mayfly_proto.records import HttpTrigger, VersionSpec
+from mayfly_proto import records
+from mayfly_proto.records import VersionSpec
 from mayfly_registry import http_paths
 from mayfly_registry.errors import InvalidManifest
 from mayfly_registry.problems import sentence, shown, wrong
@@ -121,7 +122,7 @@ class Settings(_Model):
     @field_validator("triggers")
     @classmethod
     def _triggers(cls, triggers: list[Trigger]) -> list[Trigger]:
-        as_records = [HttpTrigger(http=trigger.http, methods=trigger.methods) for trigger in triggers]
+        as_records = [records.Trigger(http=trigger.http, methods=trigger.methods) for trigger in triggers]
         for index, trigger in enumerate(as_records):
             for other in as_records[:index]:
                 if http_paths.overlap(trigger, other):
