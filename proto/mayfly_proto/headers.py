@@ -66,6 +66,11 @@ def added(raw: bytes | None, fields: dict[str, str]) -> bytes:
     return ours if not raw else ours[:-2] + raw[raw.index(b"\r\n") + 2 :]
 
 
+def appended(raw: bytes | None, name: str, value: bytes) -> bytes:
+    """The same block with a last line more: of a name that comes twice, that one counts."""
+    return b"%b%b: %b\r\n\r\n" % (raw[:-2] if raw else PROLOGUE, name.encode(), value)
+
+
 def find(raw: bytes, name: bytes) -> bytes | None:
     """The value of one header in a raw block, or None. ``name`` is matched by case, as NATS does."""
     start = raw.find(b"\r\n" + name + b":")

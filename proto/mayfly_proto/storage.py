@@ -40,6 +40,10 @@ def route_key(node: str, version: int, function: str) -> str:
     return f"{node}.{version}.{function}"
 
 
+def idempotency_key(function: str, digest: str) -> str:
+    return f"{function}.{digest}"
+
+
 def parse_route_key(key: str) -> tuple[str, int, str]:
     """``n1.3.billing.charge`` → ``("n1", 3, "billing.charge")``."""
     node, version, function = key.split(".", 2)

@@ -34,6 +34,10 @@ def spec(**changes: Any) -> VersionSpec:
     return VersionSpec(**(fields | {"max_instances": LIMIT} | changes))
 
 
+def _never(_call: object) -> None:
+    raise AssertionError("no call here is durable")
+
+
 class Worker:
     """One life of a node. Instances have one slot each."""
 
@@ -91,7 +95,7 @@ class World(RuleBasedStateMachine):
         bus = cast(Bus, Wire(self))
         self.dispatch = Dispatch(bus, self.state, 10.0, self.soon.append)
         self.tasks: deque[Coroutine[Any, Any, None]] = deque()
-        self.fleet = Fleet(bus, self.state, self.dispatch, lambda _name, task: self.tasks.append(task))
+        self.fleet = Fleet(bus, self.state, self.dispatch, lambda _name, task: self.tasks.append(task), _never)
         self.dispatch.attach(act=self.act, divert=self.never, stale=self.never)
         self.workers: dict[str, Worker] = {}
         self.lives = 0

@@ -1,6 +1,8 @@
 """A router, put together: start and stop on one page."""
 
 import asyncio
+import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -15,12 +17,17 @@ from mayfly_proto import records, storage, subjects
 from mayfly_router.catalog import Catalog
 from mayfly_router.config import RouterConfig
 from mayfly_router.dispatch import Dispatch
+from mayfly_router.durable import Durable
 from mayfly_router.fleet import Fleet
 from mayfly_router.handover import Handovers
+from mayfly_router.intake import Intake
 from mayfly_router.membership import Membership
 from mayfly_router.nodes import Node
 from mayfly_router.orders import Orders
+from mayfly_router.settler import Settler
 from mayfly_router.state import State
+from mayfly_router.stored import Stored
+from mayfly_router.ticks import Ticks
 
 TICK_S = 0.025  # deadlines and timers are this coarse
 LATE_S = 1.0  # a tick that comes so late says that this process was paused
@@ -48,10 +55,35 @@ class Router:
         self.state = State(config.name, config.backlog_mb * 1024 * 1024)
         self._dispatch = Dispatch(bus, self.state, config.wait_s, asyncio.get_running_loop().call_soon)
         self._orders = Orders(bus, self.state, self._dispatch, chassis.background, self._outdated)
-        self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background)
-        self._handovers = Handovers(bus, self.state, self._dispatch)
+        settler = Settler(bus, chassis.background)
+        stored = Stored(bus, settler, chassis.background)
+        self._durable = Durable(
+            bus,
+            self.state,
+            self._dispatch,
+            settler,
+            unix=time.time,
+            jitter=secrets.SystemRandom().random,
+            fetch=stored.fetch,
+            gather=stored.gather,
+            claim=Ticks(bus, chassis.background).claim,
+            pull=lambda function: self._intake.pull(function),
+        )
+        self._intake = Intake(
+            bus, self.state, self._durable.admit, self._durable.opened, asyncio.get_running_loop().call_soon
+        )
+        self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background, self._durable.adopt)
+        self._handovers = Handovers(bus, self.state, self._dispatch, self._durable.give_back)
         self._catalog = Catalog(
-            bus, self.state, self._dispatch, self._orders, self._fleet, self._handovers, chassis.background
+            bus,
+            self.state,
+            self._dispatch,
+            self._orders,
+            self._fleet,
+            self._handovers,
+            self._durable,
+            self._intake,
+            chassis.background,
         )
         self._membership = Membership(bus, config.name, self._catalog.reassign)
         self._nodes = Mirror(bus, storage.NODES, self._fleet.on_lease)
@@ -93,7 +125,7 @@ class Router:
     async def _drain(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_s):
-                while any(function.waiting for function in self.state.functions.values()):  # noqa: ASYNC110
+                while self._durable.running or any(f.waiting for f in self.state.functions.values()):  # noqa: ASYNC110
                     await asyncio.sleep(TICK_S)
 
     async def _tick(self) -> None:
@@ -104,12 +136,16 @@ class Router:
             blind = now - last > LATE_S or not self._bus.connected
             self._fleet.tick(now, now - last if blind else 0.0)
             self._dispatch.tick(now)
+            self._durable.tick(now)
+            self._intake.tick(now)
             last = now
 
     async def _reports(self) -> None:
         while True:
             await asyncio.sleep(REPORT_S)
             self._orders.hold()
+            self._durable.extend(self.state.clock())
+            self._intake.look_for_silence(self.state.clock())
             with suppress(BusError):
                 self._bus.publish(subjects.load_router(self._config.name), records.encode(self.state.load()))
 
@@ -119,6 +155,7 @@ class Router:
     def _on_reconnect(self) -> None:
         """What was under way may be lost: ask every node again, and tell the others our new connection."""
         self._fleet.adopt_all()
+        self._intake.reconnected()
         self._membership.check()
 
     def _refused_by(self, node: Node) -> None:

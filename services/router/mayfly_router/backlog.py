@@ -13,6 +13,10 @@ class Backlog:
         self.bytes += size
         return True
 
+    @property
+    def full(self) -> bool:
+        return self.bytes >= self.limit
+
     def force(self, size: int) -> None:
         """Calls that were let in once already come back whatever the limit."""
         self.bytes += size

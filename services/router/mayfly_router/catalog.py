@@ -8,19 +8,23 @@ old one are handed over one by one.
 import asyncio
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 
 from mayfly_chassis.bus import Bus, Subscription
 from mayfly_chassis.errors import BusError, NoResponders
+from mayfly_chassis.frames import Callback
 from mayfly_chassis.mirror import Mirror
 from mayfly_proto import ownership, records, storage, subjects
 from mayfly_proto.records import FunctionRecord, RouterMembers, VersionSpec
 from mayfly_router import replies
 from mayfly_router.dispatch import Dispatch
+from mayfly_router.durable import Durable
 from mayfly_router.fleet import Fleet
 from mayfly_router.function import Change, Function
 from mayfly_router.handover import Handovers
+from mayfly_router.intake import Intake
 from mayfly_router.orders import Background, Orders
 from mayfly_router.state import State
 
@@ -29,6 +33,13 @@ PING_S = 0.2
 RETRY_S = 0.02
 
 _log = structlog.get_logger()
+
+
+class Wanted(NamedTuple):
+    """A subscription."""
+
+    subject: str
+    queue: str
 
 
 class Catalog:
@@ -40,6 +51,8 @@ class Catalog:
         orders: Orders,
         fleet: Fleet,
         handovers: Handovers,
+        durable: Durable,
+        intake: Intake,
         background: Background,
     ) -> None:
         self._bus = bus
@@ -48,12 +61,14 @@ class Catalog:
         self._orders = orders
         self._fleet = fleet
         self._handovers = handovers
+        self._durable = durable
+        self._intake = intake
         self._background = background
         self._functions = Mirror(bus, storage.FUNCTIONS, self._on_function)
         self._versions = Mirror(bus, storage.VERSIONS, self._on_version)
         self._records: dict[str, FunctionRecord] = {}
         self._leaving: dict[str, Function] = {}  # another router's, and still subscribed
-        self._subscriptions: dict[str, tuple[Subscription, Function]] = {}
+        self._subscriptions: dict[Wanted, tuple[Subscription, Function]] = {}
         self._work = asyncio.Event()
         self._closing = False
         self._epoch_done = 0  # of the members, as far as subscriptions follow it
@@ -78,7 +93,7 @@ class Catalog:
         await self._released.wait()
 
     def close(self) -> None:
-        """Take no more calls."""
+        """Take no more calls, and pull no more events; outcomes are still heard."""
         self._closing = True
         self._work.set()
 
@@ -124,6 +139,7 @@ class Catalog:
             self._leaving.pop(name, None)
             if function := self._state.functions.pop(name, None):
                 self._carry_out(name, function.delete())
+                self._durable.release(function)
         else:
             self._records[name] = records.decode(value, FunctionRecord)
             self._apply(name)
@@ -146,7 +162,10 @@ class Catalog:
         if record.current not in specs:
             return  # it is on its way: `_on_version` comes back
         self._state.functions[name] = function
+        before = function.current
         self._carry_out(name, function.apply(specs, record.current, self._state.clock()))
+        if before is not None and before is not function.current:
+            self._durable.reline(function, before.spec)
         for version, pool in function.pools.items():
             if version not in known:
                 self._fleet.equip(pool)
@@ -171,6 +190,7 @@ class Catalog:
         self._leaving[name] = function
         for call in function.leave():
             self._handovers.divert(call, name)
+        self._durable.release(function)
 
     async def _let_go(self, members: RouterMembers, leaving: dict[str, Function]) -> None:
         """Unsubscribe from what is others' when they have subscribed."""
@@ -200,29 +220,35 @@ class Catalog:
         epoch = self._state.members.epoch
         wanted = self._wanted()
         outdated = []
-        for subject, (function, version) in wanted.items():
-            present = self._subscriptions.get(subject)
+        for key, (function, callback) in wanted.items():
+            present = self._subscriptions.get(key)
             if present is None or present[1] is not function:
-                callback = partial(self._dispatch.on_call, function, version)
-                subscription = await self._bus.subscribe(subject, callback, queue=subjects.ROUTER_QUEUE)
-                self._subscriptions[subject] = (subscription, function)
+                subscription = await self._bus.subscribe(key.subject, callback, queue=key.queue)
+                self._subscriptions[key] = (subscription, function)
                 outdated += [present[0]] if present else []
-        outdated += [self._subscriptions.pop(subject)[0] for subject in self._subscriptions.keys() - wanted.keys()]
+        outdated += [self._subscriptions.pop(key)[0] for key in self._subscriptions.keys() - wanted.keys()]
+        await self._intake.follow({} if self._closing else self._state.functions)
         await self._bus.flush()
         self._epoch_done = epoch
         self._subscribed.set()
         await asyncio.gather(*(subscription.unsubscribe() for subscription in outdated))
-        if not self._subscriptions:
+        if self._closing or not self._subscriptions:
             self._released.set()
         else:
             self._released.clear()
 
-    def _wanted(self) -> dict[str, tuple[Function, int]]:
-        wanted: dict[str, tuple[Function, int]] = {}
-        if self._closing:
-            return wanted
+    def _wanted(self) -> dict[Wanted, tuple[Function, Callback]]:
+        wanted: dict[Wanted, tuple[Function, Callback]] = {}
         for function in (*self._leaving.values(), *self._state.functions.values()):
-            wanted[subjects.call(function.name)] = (function, 0)
+            name, router = function.name, subjects.ROUTER_QUEUE
+            wanted[Wanted(subjects.settle_of(name), router)] = (function, self._durable.on_outcome)
+            if self._closing:
+                continue
+            wanted[Wanted(subjects.call(name), router)] = (function, partial(self._dispatch.on_call, function, 0))
             for version in function.pools:
-                wanted[subjects.call(function.name, version)] = (function, version)
+                callback = partial(self._dispatch.on_call, function, version)
+                wanted[Wanted(subjects.call(name, version), router)] = (function, callback)
+            for subject in function.subjects:
+                callback = partial(self._dispatch.on_message, function)
+                wanted[Wanted(subject, subjects.trigger_queue(name))] = (function, callback)
         return wanted

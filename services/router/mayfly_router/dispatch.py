@@ -72,6 +72,10 @@ class Dispatch:
         function.calls += 1
         self.enter(function, pool, call, now)
 
+    def on_message(self, function: Function, subject: bytes, reply: bytes, raw: bytes | None, payload: bytes) -> None:
+        """A message of core NATS on a subject that triggers the function: a call like any other, at most once."""
+        self.on_call(function, 0, subject, reply, headers.appended(raw, headers.EVENT_SUBJECT, subject), payload)
+
     def enter(self, function: Function, pool: Pool, call: Call, now: float) -> None:
         """Into a free slot, or else into the queue."""
         share = pool.take()
@@ -125,6 +129,7 @@ class Dispatch:
 
     def free(self, call: Call, now: float) -> None:
         """The call has left its slot."""
+        call.left = now
         share = call.share
         if share is None:
             return
@@ -190,6 +195,7 @@ class Dispatch:
 
     def fail(self, call: Call, error: CallError, pool: Pool | None = None) -> None:
         """Answer the caller with an error. An answer that cannot be sent is given up: there is nobody to tell."""
+        call.left = self._clock()
         if pool is not None and (function := self._state.functions.get(pool.name)):
             function.errors += 1
         with suppress(BusError):

@@ -10,7 +10,7 @@ silent seconds, by the end of its lease.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import msgspec
@@ -39,11 +39,16 @@ _log = structlog.get_logger()
 
 
 class Fleet:
-    def __init__(self, bus: Bus, state: State, dispatch: Dispatch, background: Background) -> None:
+    """``adopted(call)`` hears of durable calls that run by another router's order."""
+
+    def __init__(
+        self, bus: Bus, state: State, dispatch: Dispatch, background: Background, adopted: Callable[[Call], None]
+    ) -> None:
         self._bus = bus
         self._state = state
         self._dispatch = dispatch
         self._background = background
+        self._adopted = adopted
         self._routes: dict[str, dict[tuple[int, str], Route]] = {}  # function → (version, node) → route
         self._asking: dict[Node, asyncio.Event] = {}  # set: ask again at once
         self._unasked: set[Node] = set()  # they have not had their chance to answer yet
@@ -221,6 +226,8 @@ class Fleet:
             call.adopted = True
             if view.seq in node.written_off:
                 call.reply = ""  # it has had its answer
+            elif call.reply.startswith(subjects.SETTLE_PREFIX):
+                self._adopted(call)
         before = call.share.pool if call.share else None
         if pool is not None and pool is not before:
             if call.share is not None:
@@ -267,8 +274,8 @@ class Fleet:
             pool.vacate(call.share)
             if pool.name not in self._state.functions:
                 continue  # its new owner answers
-            if pool.spec.idempotent and not call.adopted and call.attempt < ATTEMPTS:
-                call.attempt += 1
+            if not call.adopted and call.attempt < _attempts(call, pool):
+                call.try_again()
                 again.append(call)
             else:
                 node.written_off.add(seq)
@@ -305,6 +312,13 @@ class Fleet:
 
     def _owned_pools(self) -> Iterable[Pool]:
         return (pool for function in self._state.functions.values() for pool in function.pools.values())
+
+
+def _attempts(call: Call, pool: Pool) -> int:
+    """How often it may be run, if it is lost each time."""
+    if call.deliveries:
+        return pool.spec.retries.attempts
+    return ATTEMPTS if pool.spec.idempotent else 1
 
 
 def _shows_all(load: NodeLoad, pool: Pool) -> bool:

@@ -12,6 +12,7 @@ from mayfly_router import activation
 from mayfly_router.backlog import Backlog
 from mayfly_router.call import Call
 from mayfly_router.pool import Pool
+from mayfly_router.source import Source, sources
 
 NO_LIMIT = 1_000_000
 NO_NODES = "no_nodes"  # `Activated.reason` when there is no worker at all
@@ -44,6 +45,7 @@ class Function:
         self.name = names.check_function(name)
         self.pools: dict[int, Pool] = {}
         self.current: Pool | None = None  # None: deleted
+        self.sources: list[Source] = []  # the consumers that feed it
         self.left = False  # another router's now
         self.calls = 0
         self.errors = 0  # answered by this router
@@ -61,6 +63,9 @@ class Function:
             if version not in self.pools:
                 self.pools[version] = Pool(spec, self._backlog)
         self.current = self.pools[current]
+        if self.current is not before:
+            known = {source.key: source for source in self.sources}
+            self.sources = [known.get(source.key, source) for source in sources(self.current.spec)]
         if before is not None and before is not self.current:
             self._move(before, self.current, now)
         retired = [*gone, before] if before not in gone else gone
@@ -97,7 +102,8 @@ class Function:
         for pool in self.pools.values():
             if now < pool.starts.retry_at:
                 continue
-            asked = activation.need(pool.demand(now, NO_LIMIT)) if pool.queue else 0
+            upstream = self.upstream if pool is self.current else 0
+            asked = activation.need(pool.demand(now, NO_LIMIT, upstream)) if pool.queue else 0
             wanted = max(asked, self._below_minimum(pool))
             granted = max(0, min(wanted, room))
             if granted:
@@ -107,12 +113,23 @@ class Function:
         return Plan(orders, self._make_room(max(short, -room)))
 
     def not_placed(self, pool: Pool, instances: list[str], reason: str, now: float) -> list[Call]:
-        """No node took these. Returns the waiting calls for which there is no hope."""
+        """No node took these. Returns the waiting calls for which there is no hope; a durable one always has some."""
         pool.starts.refused(instances, now)
-        if not pool.queue or any(pool.has_prospects for pool in self.pools.values()):
+        if not pool.queue.urgent or any(pool.has_prospects for pool in self.pools.values()):
             return []
-        waited_s = now - pool.queue[0].arrived
-        return pool.empty() if waited_s >= PATIENCE_S.get(reason, NO_LIMIT) else []
+        waited_s = now - pool.queue.urgent_since
+        return pool.urgent() if waited_s >= PATIENCE_S.get(reason, NO_LIMIT) else []
+
+    @property
+    def subjects(self) -> list[str]:
+        """Of core NATS, that trigger it."""
+        triggers = self.current.spec.triggers if self.current is not None else ()
+        return [trigger.subject for trigger in triggers if trigger.subject and not trigger.stream]
+
+    @property
+    def upstream(self) -> int:
+        """Events and durable calls that wait in streams."""
+        return sum(source.pending for source in self.sources)
 
     @property
     def waiting(self) -> int:

@@ -5,6 +5,7 @@ on only with a higher epoch than it came with, and one from a newer epoch waits 
 cannot go in a circle.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from mayfly_chassis.bus import Bus
@@ -20,14 +21,20 @@ _decode = codec.Unpacker(Handover)
 
 
 class Handovers:
-    def __init__(self, bus: Bus, state: State, dispatch: Dispatch) -> None:
+    """``give_back(call)`` takes durable calls: the stream has them, and gives them to the new owner."""
+
+    def __init__(self, bus: Bus, state: State, dispatch: Dispatch, give_back: Callable[[Call], None]) -> None:
         self._bus = bus
         self._state = state
         self._dispatch = dispatch
+        self._give_back = give_back
         self._early: list[tuple[Handover, bytes | None, bytes]] = []
 
     def divert(self, call: Call, function: str) -> None:
         """Send a call that is not bound to a slot to the function's owner."""
+        if call.deliveries:
+            self._give_back(call)
+            return
         members = self._state.members
         owner = ownership.owner(function, members.members)
         if owner is None:

@@ -11,7 +11,6 @@ Invariants
 * The last used node is used first: the others stay idle and can be reclaimed.
 """
 
-from collections import deque
 from collections.abc import Iterable
 
 from mayfly_proto.errors import CallError
@@ -19,6 +18,7 @@ from mayfly_proto.records import Route, VersionSpec
 from mayfly_router import activation
 from mayfly_router.backlog import Backlog
 from mayfly_router.call import Call
+from mayfly_router.line import Line
 from mayfly_router.nodes import Node
 from mayfly_router.share import Share
 from mayfly_router.starts import Starts
@@ -32,7 +32,7 @@ class Pool:
         self.spec = spec
         self.name = spec.name
         self.version = spec.version
-        self.queue: deque[Call] = deque()
+        self.queue = Line()
         self.shares: dict[str, Share] = {}
         self.starts = Starts()
         self.ready = 0  # instances on open shares
@@ -82,8 +82,10 @@ class Pool:
         return share
 
     def wait(self, call: Call, now: float) -> bool:
-        """Queue a call. False: the queue is full."""
-        if len(self.queue) >= self.spec.max_queue or not self._backlog.add(len(call.payload)):
+        """Queue a call. False: the queue is full; a durable call has its place, since it was asked for."""
+        if call.deliveries:
+            self._backlog.force(len(call.payload))
+        elif self.queue.urgent >= self.spec.max_queue or not self._backlog.add(len(call.payload)):
             return False
         if not self.queue:
             self._waiting_since = now
@@ -120,6 +122,18 @@ class Pool:
         """Take out all waiting calls."""
         calls = list(self.queue)
         self._keep(())
+        return calls
+
+    def urgent(self) -> list[Call]:
+        """Take out the waiting calls for whose answer somebody waits."""
+        calls = [call for call in self.queue if not call.deliveries]
+        self._keep(call for call in self.queue if call.deliveries)
+        return calls
+
+    def durable(self) -> list[Call]:
+        """Take out the others."""
+        calls = [call for call in self.queue if call.deliveries]
+        self._keep(call for call in self.queue if not call.deliveries)
         return calls
 
     def unpinned(self) -> list[Call]:
@@ -206,10 +220,11 @@ class Pool:
 
     # instances that are coming
 
-    def demand(self, now: float, room: int) -> activation.Demand:
+    def demand(self, now: float, room: int, upstream: int = 0) -> activation.Demand:
+        """``upstream``: events that wait in streams, behind those that wait here."""
         starts = self.starts
         return activation.Demand(
-            queued=len(self.queue),
+            queued=len(self.queue) + upstream,
             free=sum(share.slots - share.busy for share in self._free),
             busy=self.busy,
             ready=self.ready,
@@ -220,7 +235,7 @@ class Pool:
             failing=starts.failures > 0 and not self.ready,
             service_s=self.service_s,
             cold_s=starts.cold_s,
-            head_age_s=now - self.queue[0].arrived if self.queue else 0.0,
+            head_age_s=now - self.queue.since if self.queue else 0.0,
             waiting_s=now - self._waiting_since if self.queue else 0.0,
             since_order_s=now - starts.ordered_at,
         )
@@ -258,7 +273,7 @@ class Pool:
         return call
 
     def _keep(self, calls: Iterable[Call]) -> None:
-        kept = deque(calls)
+        kept = Line(calls)
         self._backlog.remove(sum(len(call.payload) for call in self.queue) - sum(len(call.payload) for call in kept))
         self.queue = kept
         self._next_deadline = min((call.deadline for call in kept), default=float("inf"))

@@ -67,6 +67,7 @@ def _load(function: Function) -> FunctionLoad:
     pools = function.pools.values()
     return FunctionLoad(
         queued=function.waiting,
+        backlog=function.upstream,
         in_flight=sum(pool.busy for pool in pools),
         ready=sum(pool.ready for pool in pools),
         starting=sum(len(pool.starts) for pool in pools),

@@ -14,7 +14,7 @@ from mayfly_chassis.errors import BusError
 from mayfly_proto import codec
 from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.messages import Invoke, Refusal
-from mayfly_proto.subjects import REPLY_PREFIXES
+from mayfly_proto.subjects import KEYED_PREFIX, REPLY_PREFIXES, SETTLE_PREFIX
 from mayfly_worker import replies
 from mayfly_worker.calls import Call, Calls, Link
 from mayfly_worker.complaints import Complaints
@@ -22,6 +22,7 @@ from mayfly_worker.fence import Fence
 from mayfly_worker.pool import Instance, Pool
 from mayfly_worker.replies import COMPONENT
 
+_REPLIES = (*REPLY_PREFIXES, SETTLE_PREFIX.encode(), KEYED_PREFIX.encode())
 MALFORMED = (msgspec.MsgspecError, ValueError, struct.error)
 
 
@@ -56,7 +57,7 @@ class Invoker:
             self._refuse(link, invoke.seq, self.no_slot)
             return
         reply = invoke.reply.encode()
-        if not reply.startswith(REPLY_PREFIXES):
+        if not reply.startswith(_REPLIES):
             reply = b""
         call = self._calls.start(link, invoke.seq, instance, invoke.invocation, reply, self._now())
         budget_ms = min(invoke.budget_ms, group.timeout_ms)

@@ -1,0 +1,78 @@
+"""Deliveries gathered into batches: as many as the function wants, or those that came within its window.
+
+On the wire to the instance a batch is a msgpack array of ``[id, subject, headers, attempt, payload]``.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mayfly_proto import headers
+from mayfly_proto.records import Batch
+from mayfly_router.delivery import Delivery
+
+_ITEM_BYTES = 300  # of a batch's frame beside an item's payload and headers, roughly
+_FAILURES = b"batchItemFailures"
+
+
+class Gathering:
+    def __init__(self, batch: Batch, bytes_limit: int) -> None:
+        self._batch = batch
+        self._limit = bytes_limit
+        self._items: list[Delivery] = []
+        self._bytes = 0
+        self._since = 0.0
+
+    def add(self, delivery: Delivery, now: float) -> list[Delivery]:
+        """Returns the batch that this one completes, or that it did not fit into any more."""
+        size = _size(delivery)
+        full = self.take() if self._items and self._bytes + size > self._limit else []
+        if not self._items:
+            self._since = now
+        self._items.append(delivery)
+        self._bytes += size
+        return full or (self.take() if len(self._items) >= self._batch.size else [])
+
+    def due(self, now: float) -> list[Delivery]:
+        """The batch whose window is over."""
+        return self.take() if self._items and now - self._since >= self._batch.window_s else []
+
+    def take(self) -> list[Delivery]:
+        taken, self._items, self._bytes = self._items, [], 0
+        return taken
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+def pack(deliveries: list[Delivery]) -> tuple[bytes, bytes]:
+    """Header block and payload of the call."""
+    items = [(d.identity, d.subject, d.headers, d.attempt, d.payload) for d in deliveries]
+    return headers.block({headers.BATCH: str(len(items))}), msgspec.msgpack.encode(items)
+
+
+def failed(deliveries: Sequence[Delivery], result: bytes) -> list[Delivery]:
+    """Those that a handler's result names as failed. One that names what was not in the batch, or that cannot be
+    read, is taken for the failure of all, as AWS Lambda does: none is lost."""
+    if _FAILURES not in result:
+        return []
+    try:
+        named = {failure.itemIdentifier for failure in msgspec.json.decode(result, type=_Result).batchItemFailures}
+    except msgspec.MsgspecError:
+        return list(deliveries)
+    found = [delivery for delivery in deliveries if delivery.identity in named]
+    return found if len(found) == len(named) else list(deliveries)
+
+
+class _Failure(msgspec.Struct):
+    """By AWS Lambda's names."""
+
+    itemIdentifier: str
+
+
+class _Result(msgspec.Struct):
+    batchItemFailures: list[_Failure] = []
+
+
+def _size(delivery: Delivery) -> int:
+    return len(delivery.payload) + len(delivery.headers or b"") + _ITEM_BYTES

@@ -1,0 +1,147 @@
+"""An event or durable call as a consumer hands it over, and what its headers say about its way here.
+
+Everything that is needed to settle a delivery stands in its acknowledgement subject,
+``$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<timestamp>.<pending>``, and travels in the
+subject on which its outcome is awaited; so an outcome can be settled by a router that has never seen the delivery. What
+such a router lacks, the payload, is read from the stream (`Delivery.whole`).
+
+A message on ``mayfly.due.<function>`` was put there by the platform itself (a retry, a call for later, a dead letter
+driven again, the tick of a schedule): only there are headers about attempts believed.
+"""
+
+from typing import TYPE_CHECKING
+
+from mayfly_proto import headers, storage, subjects
+
+if TYPE_CHECKING:
+    from mayfly_router.source import Source
+
+_ACK = len(subjects.ACK_PREFIX)
+_OURS = b"\r\nMayfly-"
+_INVOCATION = headers.INVOCATION.encode()
+_ATTEMPT = headers.ATTEMPT.encode()
+_SUBJECT = headers.EVENT_SUBJECT.encode()
+_FIRST_AT = headers.FIRST_AT.encode()
+_DEPTH = headers.DEPTH.encode()
+_SCHEDULER = headers.SCHEDULER.encode()
+_OWN = {  # what the platform says about one attempt, a retry or a dead letter
+    name.lower()
+    for name in (
+        headers.INVOCATION,
+        headers.VERSION,
+        headers.ATTEMPT,
+        headers.ATTEMPTS,
+        headers.EVENT_SUBJECT,
+        headers.FIRST_AT,
+        headers.FAILED_AT,
+        headers.AT,
+        headers.DELAY,
+        headers.REASON,
+        headers.ERROR,
+        headers.STATE,
+    )
+}
+
+
+class Delivery:
+    __slots__ = (
+        "ack",
+        "attempt",
+        "extended",
+        "first_at",
+        "headers",
+        "identity",
+        "invocation",
+        "key",
+        "payload",
+        "redelivered",
+        "sequence",
+        "source",
+        "subject",
+        "whole",
+    )
+
+    def __init__(self, source: "Source", ack: bytes, redelivered: int, sequence: int, now: float) -> None:
+        self.source = source
+        self.ack = ack
+        self.redelivered = redelivered
+        self.sequence = sequence
+        self.extended = now  # when its lease was extended last
+        self.invocation = self.identity = f"{source.letter}{sequence}"  # `identity` is unique within the function
+        self.attempt = 1
+        self.first_at = 0  # unix ms of the first attempt; 0: this is the first
+        self.subject = ""  # where it was published
+        self.headers: bytes | None = None  # the publisher's
+        self.payload = b""
+        self.key = ""  # of the events that run one after another
+        self.whole = False  # the five before are known
+
+    def fill(self, subject: bytes, raw: bytes | None, payload: bytes) -> "Delivery":
+        """The message itself."""
+        self.subject, self.headers, self.payload, self.whole = subject.decode(), raw, payload, True
+        if self.source.is_due:
+            self._read_due(raw or b"")
+        elif self.source.letter == storage.OTHER_STREAM:
+            self.identity = f"{self.invocation}-{self.source.consumer}"
+        return self
+
+    def _read_due(self, raw: bytes) -> None:
+        if (invocation := headers.find(raw, _INVOCATION)) is not None:
+            self.invocation = invocation.decode()
+            self.attempt = int(headers.find(raw, _ATTEMPT) or 1)
+            self.first_at = int(headers.find(raw, _FIRST_AT) or 0)
+            self.subject = (headers.find(raw, _SUBJECT) or b"").decode() or self.subject
+            scheduler = headers.find(raw, _SCHEDULER) or b""
+            self.identity = scheduler.decode().rpartition(".")[2] or f"{self.invocation}-{self.sequence}"
+            self.headers = publishers(raw)
+
+    @property
+    def settle(self) -> str:
+        """Where its outcome is awaited."""
+        return subjects.settle(self.source.function, self.ack[_ACK:].decode())
+
+    @property
+    def is_call(self) -> bool:
+        """Somebody may ask for its result."""
+        return self.invocation.startswith(storage.ID_LETTERS[storage.ASYNC])
+
+    @property
+    def depth(self) -> int:
+        """How many functions it has come through."""
+        if self.headers is None or _OURS not in self.headers:
+            return 0
+        found = headers.find(self.headers, _DEPTH) or b"0"
+        return int(found[:6]) if found.isdigit() else 0
+
+    def for_handler(self) -> bytes:
+        """The publisher's headers, and where it published. The last one of a name counts: it cannot be forged."""
+        return headers.appended(self.headers, headers.EVENT_SUBJECT, self.subject.encode())
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.invocation} of {self.source.function}, attempt {self.attempt}>"
+
+
+def publishers(raw: bytes | None) -> bytes | None:
+    """A header block without NATS's own lines and without what the platform says about an attempt."""
+    if not raw:
+        return None
+    lines = [line for line in raw.split(b"\r\n")[1:] if line and _is_publishers(line)]
+    return headers.PROLOGUE + b"".join(line + b"\r\n" for line in lines) + b"\r\n" if lines else None
+
+
+def _is_publishers(line: bytes) -> bool:
+    name = line.partition(b":")[0].decode("latin-1").strip().lower()
+    return name not in _OWN and not name.startswith("nats-")
+
+
+def parse_ack(ack: bytes) -> tuple[bytes, int, int, int]:
+    """``(b"<stream>.<consumer>", times delivered, sequence, pending)`` of an acknowledgement subject."""
+    _, _, stream, consumer, delivered, sequence, _, _, pending = ack.split(b".")
+    return b"%b.%b" % (stream, consumer), int(delivered), int(sequence), int(pending)
+
+
+def parse_settle(subject: str) -> tuple[str, bytes]:
+    """Function and acknowledgement subject of a settle subject."""
+    tokens = subject.removeprefix(subjects.SETTLE_PREFIX).split(".")
+    ack = ".".join(tokens[-subjects.ACK_TOKENS :])
+    return ".".join(tokens[: -subjects.ACK_TOKENS]), f"{subjects.ACK_PREFIX}{ack}".encode()

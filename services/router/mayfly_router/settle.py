@@ -1,0 +1,161 @@
+"""What becomes of a delivery when its outcome is known: decided here, carried out in `settler`.
+
+A verdict is what has to be stored before the delivery may be acknowledged: the result, a retry, a dead letter, what
+goes to a destination. Stored first and acknowledged then, nothing is lost wherever this process dies in between; at
+worst the event is delivered once more, and what was stored twice is recognised by its message id or its subject.
+
+A retry is a schedule of the server's: it survives everything, holds no place among the unacknowledged, and can be taken
+back. Failures that would be the same again (the event cannot be read, the function is gone, it goes in a circle) are
+not tried again.
+"""
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from mayfly_proto import headers, states, subjects
+from mayfly_proto.errors import CallError, ErrorDetail, ErrorType
+from mayfly_proto.records import Retries, VersionSpec
+from mayfly_router.delivery import Delivery, publishers
+
+PERMANENT = frozenset({ErrorType.BAD_REQUEST, ErrorType.TOO_LARGE, ErrorType.NOT_FOUND, ErrorType.LOOP})
+LONGEST_TRACEBACK = 8 * 1024  # characters, in a header
+JITTER = 0.2  # of a back-off, up or down
+
+_CONTENT_TYPE = headers.CONTENT_TYPE.encode()
+_CLOUD_EVENT = headers.CLOUD_EVENT.encode()
+
+
+class Write(NamedTuple):
+    """A message that a stream has to take."""
+
+    subject: str
+    headers: bytes
+    payload: bytes
+
+
+class Verdict(NamedTuple):
+    writes: list[Write]
+    final: bool = True  # False: it comes again
+    again_in_s: float | None = None  # it comes again from here, without the stream: its key waits for it
+
+
+def succeeded(delivery: Delivery, raw: bytes | None, payload: bytes, spec: VersionSpec | None) -> Verdict:
+    """``raw`` and ``payload`` are the function's result."""
+    writes = []
+    if delivery.is_call:
+        writes.append(_record(delivery, states.Invocation.SUCCEEDED, raw, payload, delivery.attempt))
+    if spec is not None and spec.on_success:
+        content_type = headers.find(raw or b"", _CONTENT_TYPE)
+        kind = {headers.CONTENT_TYPE: content_type.decode()} if content_type else {}
+        writes.append(_publish(delivery, spec.on_success, "success", kind, payload))
+    return Verdict(writes)
+
+
+def failed(delivery: Delivery, error: CallError, spec: VersionSpec | None, now: float, jitter: float) -> Verdict:
+    """``now``: Unix time. ``jitter``: from 0 to 1. ``spec`` None: there is no such function any longer."""
+    retries = spec.retries if spec is not None else Retries(attempts=1)
+    wait_s = backoff_s(retries, delivery.attempt, jitter)
+    first_at = delivery.first_at or int(now * 1000)
+    if error.kind in PERMANENT or spec is None:
+        return _given_up(delivery, error, spec, now, first_at, "")
+    if delivery.attempt >= retries.attempts:
+        return _given_up(delivery, error, spec, now, first_at, f" (attempt {delivery.attempt} of {retries.attempts})")
+    if now + wait_s - first_at / 1000 > retries.max_age_s:
+        return _given_up(delivery, error, spec, now, first_at, f" (tried for {retries.max_age_s:g} s)")
+    delivery.first_at = first_at
+    writes = [again_at(delivery, now + wait_s, delivery.attempt + 1)]
+    if delivery.is_call:
+        writes.append(_record(delivery, states.Invocation.RETRYING, error.headers(), error.body(), delivery.attempt))
+    if spec.ordered:
+        return Verdict(writes[1:], final=False, again_in_s=wait_s)
+    return Verdict(writes, final=False)
+
+
+def later(delivery: Delivery, at: float) -> Verdict:
+    """A call that was sent to run at a time of its own, in Unix time."""
+    record = _record(delivery, states.Invocation.SCHEDULED, None, b"", 0)
+    return Verdict([again_at(delivery, at, 1), record], final=False)
+
+
+def cancelled(delivery: Delivery) -> Verdict:
+    return Verdict([_record(delivery, states.Invocation.CANCELLED, None, b"", delivery.attempt - 1)])
+
+
+def backoff_s(retries: Retries, attempt: int, jitter: float) -> float:
+    """How long after this attempt the next one comes: doubling, give or take a fifth."""
+    doubled: float = retries.backoff_s * 2 ** min(attempt - 1, 30)
+    return min(retries.max_backoff_s, doubled) * (1 + JITTER * (2 * jitter - 1))
+
+
+def again_at(delivery: Delivery, at: float, attempt: int) -> Write:
+    """A schedule by which it comes again. Under the same subject a second one takes the place of the first."""
+    ours = {
+        headers.SCHEDULE: f"@at {rfc3339(at)}",
+        headers.SCHEDULE_TARGET: subjects.due(delivery.source.function),
+        headers.INVOCATION: delivery.invocation,
+        headers.ATTEMPT: str(attempt),
+        headers.EVENT_SUBJECT: delivery.subject,
+        headers.FIRST_AT: str(delivery.first_at),
+    }
+    block = headers.added(publishers(delivery.headers), ours)
+    return Write(subjects.schedule(delivery.source.function, delivery.identity), block, delivery.payload)
+
+
+def rfc3339(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _given_up(
+    delivery: Delivery, error: CallError, spec: VersionSpec | None, now: float, first_at: int, how: str
+) -> Verdict:
+    function = delivery.source.function
+    detail = ErrorDetail(
+        code=error.kind.code,
+        type=error.kind.value,
+        message=error.message,
+        component=error.component,
+        invocation=delivery.invocation,
+        traceback=error.traceback[-LONGEST_TRACEBACK:],
+    )
+    ours = {
+        headers.REASON: f"{error.kind.value}: {error.message}{how}"[:1000],
+        headers.ERROR: msgspec.json.encode(detail).decode(),
+        headers.ATTEMPTS: str(delivery.attempt),
+        headers.FAILED_AT: rfc3339(now),
+        headers.INVOCATION: delivery.invocation,
+        headers.EVENT_SUBJECT: delivery.subject,
+        headers.MESSAGE_ID: f"{function}.{delivery.identity}.{first_at}",
+    }
+    if spec is not None:
+        ours[headers.VERSION] = str(spec.version)
+    writes = [
+        Write(subjects.dead_letter(function), headers.added(publishers(delivery.headers), ours), delivery.payload)
+    ]
+    if delivery.is_call:
+        writes.append(_record(delivery, states.Invocation.FAILED, error.headers(), error.body(), delivery.attempt))
+    if spec is not None and spec.on_failure:
+        kind = {headers.CONTENT_TYPE: "application/json"}
+        writes.append(_publish(delivery, spec.on_failure, "failure", kind, error.body()))
+    return Verdict(writes)
+
+
+def _record(delivery: Delivery, state: states.Invocation, raw: bytes | None, payload: bytes, attempts: int) -> Write:
+    """The last word on a call."""
+    block = headers.added(raw, {headers.STATE: state.value, headers.ATTEMPTS: str(attempts)})
+    return Write(subjects.result(delivery.invocation, delivery.source.function), block, payload)
+
+
+def _publish(delivery: Delivery, subject: str, how: str, fields: dict[str, str], payload: bytes) -> Write:
+    """To a destination, with the attributes of the event that it came from."""
+    function = delivery.source.function
+    ours = fields | {
+        headers.MESSAGE_ID: f"{function}.{delivery.identity}.{how}",
+        headers.SOURCE: delivery.invocation,
+        headers.SOURCE_FUNCTION: function,
+        headers.DEPTH: str(delivery.depth + 1),
+    }
+    kept = [line for line in (delivery.headers or b"").split(b"\r\n") if line.lower().startswith(_CLOUD_EVENT)]
+    block = headers.block(ours)
+    return Write(subject, block[:-2] + b"".join(line + b"\r\n" for line in kept) + b"\r\n", payload)

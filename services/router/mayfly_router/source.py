@@ -1,0 +1,63 @@
+"""One consumer that feeds a function: what has been asked of it, what it gave that is not settled, what it still has.
+
+Pulls overlap: new ones go out while a quarter of the window is open, so that the next events are on their way while
+these run. The window follows what can run: the slots that are there and those that are coming, and for calls much
+shorter than a turn-around several for each slot.
+"""
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+from mayfly_proto import storage, subjects
+from mayfly_proto.records import VersionSpec
+
+if TYPE_CHECKING:
+    from mayfly_router.delivery import Delivery
+
+SMALLEST_WINDOW = 16
+LARGEST_WINDOW = 1024
+AHEAD_S = 0.02  # of work that lies ready for each slot
+AHEAD = 32  # calls of it, at most
+
+
+class Source:
+    def __init__(self, function: str, stream: str, consumer: str) -> None:
+        self.function = function
+        self.stream = stream
+        self.consumer = consumer
+        self.key = f"{stream}.{consumer}".encode()
+        self.next_subject = subjects.consumer_next(stream, consumer).encode()
+        self.letter = storage.ID_LETTERS.get(stream, storage.OTHER_STREAM)
+        self.is_due = stream == storage.SCHEDULES
+        self.is_object = stream.startswith(subjects.object_stream(""))
+        self.asked = 0
+        self.pending = 0  # that it has beside these
+        self.held: dict[int, Delivery] = {}  # by sequence: received and not settled
+        self.heard = 0.0  # when it last said anything
+        self.early: dict[int, Delivery] | None = None  # while it is not known what came before them
+
+    def missing(self, window: int) -> int:
+        """How many to ask for now."""
+        missing = window - self.asked - len(self.held)
+        return missing if missing >= max(1, window // 4) or (missing > 0 and not self.asked) else 0
+
+    def __repr__(self) -> str:
+        return f"<Source {self.key.decode()}: {len(self.held)} held, {self.asked} asked for, {self.pending} pending>"
+
+
+def sources(spec: VersionSpec) -> list[Source]:
+    """All that feed a version."""
+    calls = storage.call_consumer(spec.name)
+    found = [Source(spec.name, storage.ASYNC, calls), Source(spec.name, storage.SCHEDULES, calls)]
+    for trigger in spec.triggers:
+        if stream := trigger.durable_stream:
+            found.append(Source(spec.name, stream, storage.event_consumer(spec.name, trigger.number)))
+    return found
+
+
+def window(slots: int, service_s: float | None) -> int:
+    """How many deliveries of one source may be here or on their way. ``slots``: those ready and those coming."""
+    if not slots:
+        return SMALLEST_WINDOW
+    ahead = 1 if service_s is None else min(AHEAD, ceil(AHEAD_S / service_s))
+    return min(LARGEST_WINDOW, max(SMALLEST_WINDOW, slots * (1 + ahead)))

@@ -1,0 +1,69 @@
+"""What a router has to ask the streams for: the message of a delivery that another router began with, and what of an
+ordered consumer is on its way."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from mayfly_chassis import jetstream
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.errors import BusError
+from mayfly_proto import subjects
+from mayfly_router.delivery import Delivery, publishers
+from mayfly_router.orders import Background
+from mayfly_router.settler import ACK, GIVE_BACK, Settler
+from mayfly_router.source import Source
+
+ASK_AGAIN_S = 0.25
+
+_log = structlog.get_logger()
+
+
+class Stored:
+    def __init__(self, bus: Bus, settler: Settler, background: Background) -> None:
+        self._bus = bus
+        self._settler = settler
+        self._background = background
+
+    def fetch(self, delivery: Delivery, then: Callable[[], None]) -> None:
+        """Fill in the message, then go on. One that is gone has been settled; one that cannot be had comes again."""
+        self._background(f"fetch {delivery.invocation}", self._fetch(delivery, then))
+
+    async def _fetch(self, delivery: Delivery, then: Callable[[], None]) -> None:
+        if await self._fill(delivery):
+            then()
+
+    async def _fill(self, delivery: Delivery) -> bool:
+        try:
+            message = await jetstream.at(self._bus, delivery.source.stream, delivery.sequence)
+        except BusError as error:
+            _log.warning("delivery.not_fetched", invocation=delivery.invocation, error=str(error))
+            self._settler.say(delivery, GIVE_BACK)
+            return False
+        if message is None:
+            self._settler.say(delivery, ACK)
+            return False
+        block = message.headers if delivery.source.is_due else publishers(message.headers)
+        delivery.fill(message.subject.encode(), block, message.payload)
+        return True
+
+    def gather(self, source: Source, then: Callable[[], None]) -> None:
+        """Wait until everything of this consumer that is not acknowledged is in our hands, and known: what comes then
+        comes after it. What another connection has had comes again when its lease is over."""
+        self._background(f"gather {source.function}", self._gather(source, then))
+
+    async def _gather(self, source: Source, then: Callable[[], None]) -> None:
+        info = subjects.consumer_info(source.stream, source.consumer)
+        while source.early is not None:
+            try:
+                state = await jetstream.api(self._bus, info)
+                last = state["delivered"]["stream_seq"]
+                if sum(sequence <= last for sequence in source.held) >= state["num_ack_pending"]:
+                    break
+            except BusError as error:
+                _log.warning("consumer.unknown", function=source.function, stream=source.stream, error=str(error))
+            await asyncio.sleep(ASK_AGAIN_S)
+        for delivery in [d for d in source.held.values() if not d.whole]:
+            await self._fill(delivery)
+        then()

@@ -1,0 +1,65 @@
+"""Calls for later, and ticks of schedules: what their headers say about time."""
+
+import re
+from datetime import datetime
+
+from mayfly_proto import headers
+
+LONGEST_DELAY_S = 366 * 86400.0
+
+_AT = headers.AT.encode()
+_DELAY = headers.DELAY.encode()
+_SCHEDULER = headers.SCHEDULER.encode()
+_NEXT = headers.SCHEDULE_NEXT.encode()
+_TICK = re.compile(r"\.t(\d+)$")
+
+
+def asks_for_later(raw: bytes) -> bool:
+    return _AT in raw or _DELAY in raw
+
+
+def wanted_at(raw: bytes, now: float) -> float | None:
+    """When a call is to run, in Unix time as ``now`` is; None: at once. Raises ValueError, which names the header."""
+    delay, at = headers.find(raw, _DELAY), headers.find(raw, _AT)
+    if delay is None and at is None:
+        return None
+    wanted = now + _seconds(delay) if delay is not None else _time(at or b"")
+    if wanted > now + LONGEST_DELAY_S:
+        raise ValueError(f"{headers.AT if delay is None else headers.DELAY}: more than a year from now")
+    return wanted if wanted > now else None
+
+
+def _seconds(value: bytes) -> float:
+    try:
+        seconds = float(value)
+        if 0 <= seconds < float("inf"):
+            return seconds
+    except ValueError:
+        pass
+    raise ValueError(f"{headers.DELAY}: {value[:40].decode('utf-8', 'replace')!r} must be a number of seconds from 0")
+
+
+def _time(value: bytes) -> float:
+    try:
+        parsed = datetime.fromisoformat(value.decode())
+        if parsed.tzinfo is not None:
+            return parsed.timestamp()
+    except ValueError:
+        pass
+    shown = value[:40].decode("utf-8", "replace")
+    raise ValueError(f"{headers.AT}: {shown!r} must be a time with its zone, such as 2026-12-24T18:00:00Z (RFC 3339)")
+
+
+def tick(raw: bytes | None) -> tuple[int, str, float] | None:
+    """Of what a schedule fired: its trigger's number, what no other tick of the function has, and the Unix time of the
+    next one (infinite when there is none)."""
+    scheduler = headers.find(raw, _SCHEDULER) if raw else None
+    found = _TICK.search(scheduler.decode()) if scheduler else None
+    if raw is None or found is None:
+        return None
+    following = (headers.find(raw, _NEXT) or b"").decode()
+    try:
+        at = datetime.fromisoformat(following).timestamp()
+    except ValueError:
+        at = float("inf")
+    return int(found[1]), f"t{found[1]} {following}", at
