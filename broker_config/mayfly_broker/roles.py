@@ -70,11 +70,6 @@ def _discard(*buckets: str) -> tuple[str, ...]:
     return tuple(subjects.stream_purge(subjects.object_stream(bucket)) for bucket in buckets)
 
 
-def _get_any() -> tuple[str, ...]:
-    """Read any stream by direct get: a trigger's may be one of the user's own, and a batch is asked for by stream."""
-    return (subjects.direct_get(ANY), subjects.direct_get_last(ANY, REST))
-
-
 _PEOPLE = (f"{subjects.CLIENT_INBOX}.>", _inbox(OPERATOR))  # who asks $SRV.> and, by `nats req`, anything else
 _CALLERS = (  # of functions
     *_PEOPLE,
@@ -123,8 +118,11 @@ def roles(access: Access) -> Mapping[str, Permissions]:
                     subjects.object_meta(storage.INCOMING, ANY),
                     *_discard(storage.CODE, storage.INCOMING),
                     subjects.stream_info(subjects.object_stream(storage.CODE)),  # which chunks there are
-                    # `deploy --object BUCKET/NAME` reads a bucket of the user's; a trigger's stream may be the user's
-                    *_get_any(),
+                    # `deploy --object BUCKET/NAME` reads a bucket of the user's; a batch is asked for by stream alone
+                    subjects.direct_get(ANY),
+                    subjects.direct_get_last(ANY, subjects.object_meta(ANY, ANY)),
+                    subjects.direct_get_last(ANY, subjects.object_chunks(ANY, ANY)),
+                    *(subjects.direct_get_last(s, REST) for s in (*_DURABLE, storage.RESULTS, storage.DLQ)),
                     subjects.consumer_create(ANY, ANY),
                     subjects.consumer_info(ANY, ANY),
                     subjects.consumer_list(ANY),
@@ -163,7 +161,7 @@ def roles(access: Access) -> Mapping[str, Permissions]:
                     subjects.consumer_next(ANY, ANY),
                     subjects.consumer_info(ANY, ANY),
                     subjects.ACKS,
-                    *_get_any(),  # the event of a delivery that another router has begun
+                    subjects.direct_get(ANY),  # the event of a delivery that another router has begun with
                     *map(subjects.message_delete, (storage.ASYNC,)),  # a call that is taken back
                     *map(subjects.stream_purge, (storage.SCHEDULES,)),
                     subjects.SCHEDULES,  # retries

@@ -21,6 +21,7 @@ HTTP_STATUS = "Mayfly-Http-Status"  # a handler's {"statusCode": ...}; further h
 
 # durable calls and events
 IDEMPOTENCY_KEY = "Mayfly-Idempotency-Key"  # a call repeated with it gets the first one's result
+REPLAYED = "Mayfly-Replayed"  # this result is that of the first call with the key
 AT = "Mayfly-At"  # RFC 3339: a durable call that is to run then
 DELAY = "Mayfly-Delay"  # seconds: a durable call that is to run so much later
 EVENT_SUBJECT = "Mayfly-Subject"  # where an event was published, or a durable call sent

@@ -244,7 +244,8 @@ class IdempotencyRecord(_Record, frozen=True):
     invocation: str
     headers: bytes | None = None  # of the result; None: it runs, or has been lost
     payload: bytes = b""
-    replies: list[str] = []  # inboxes, or settle subjects, that wait for it
+    until: float = 0.0  # Unix time at which one that runs is taken for lost
+    replies: list[str] = []  # inboxes that wait for it
 
 
 class LogLine(_Record, frozen=True):

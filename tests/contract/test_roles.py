@@ -8,9 +8,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from mayfly_broker.access import Access
+from mayfly_broker.config import make_passwords
 from mayfly_broker.roles import ROLES
 from mayfly_broker.server import EmbeddedServer
 from tests.conftest import Connect
@@ -20,11 +23,26 @@ RESTRICTED = sorted(SERVICES | {"client"})
 
 PUBLISH: dict[str, set[str]] = {
     # what people type
-    "fn.hello": {"client", "gateway", "registry"},
-    "fn.billing.charge@2": {"client", "gateway", "registry"},
+    "fn.hello": {"client", "gateway", "registry", "worker"},  # a worker: on behalf of its functions
+    "fn.billing.charge@2": {"client", "gateway", "registry", "worker"},
     "async.hello": {"client", "gateway"},
-    "event.orders.created": {"client", "gateway"},
+    "event.orders.created": {"client", "gateway", "router", "worker"},  # a router: to destinations
     "mayfly.api.function.deploy": {"gateway"},
+    # what becomes of durable calls and events
+    "mayfly.schedule.hello.A1": {"registry", "router"},
+    "mayfly.due.hello": {"registry"},
+    "dlq.hello": {"registry", "router"},
+    "result.A1.hello": {"registry", "router"},
+    "mayfly.settle.hello.EVENTS.hello_1.1.17.17.1.0": {"router", "worker"},
+    "mayfly.keyed.hello.0": {"router", "worker"},
+    "mayfly.cancel.hello": {"registry"},
+    "$JS.ACK.EVENTS.hello_1.1.17.17.1.0": {"router"},
+    "$JS.API.CONSUMER.MSG.NEXT.EVENTS.hello_1": {"router"},
+    "$JS.API.CONSUMER.CREATE.EVENTS.hello_1": {"registry"},
+    "$JS.API.CONSUMER.INFO.EVENTS.hello_1": {"registry", "router"},
+    "$JS.API.CONSUMER.LIST.EVENTS": {"registry"},
+    "$JS.API.CONSUMER.DELETE.EVENTS.hello_1": {"registry"},
+    "$JS.API.CONSUMER.PAUSE.EVENTS.hello_1": {"registry"},
     "orders.created": set(),
     # what services say to each other
     "mayfly.activate": {"router"},
@@ -51,6 +69,7 @@ PUBLISH: dict[str, set[str]] = {
     "$KV.routes.n1.1.hello": {"worker", "activator"},
     "$KV.nodes.n1": {"worker"},
     "$KV.routers.members": {"router"},
+    "$KV.idempotency.hello.0": {"router"},
     "$O.code.C.nuid": {"registry"},
     "$O.code.M.name": {"registry"},
     "$O.incoming.C.nuid": {"gateway"},
@@ -64,7 +83,7 @@ PUBLISH: dict[str, set[str]] = {
     "$JS.API.DIRECT.GET.KV_functions.$KV.functions.hello": {"gateway", "registry", "router", "scaler"},
     "$JS.API.DIRECT.GET.KV_versions": SERVICES - {"activator"},
     "$JS.API.DIRECT.GET.KV_versions.$KV.versions.hello.1": SERVICES - {"activator"},
-    "$JS.API.DIRECT.GET.KV_numbers": {"registry"},
+    "$JS.API.DIRECT.GET.KV_numbers": {"router", "registry"},
     "$JS.API.DIRECT.GET.KV_numbers.$KV.numbers.hello": {"registry"},
     "$JS.API.DIRECT.GET.KV_routes": {"registry", "router", "activator", "worker", "scaler"},
     "$JS.API.DIRECT.GET.KV_routes.$KV.routes.n1.1.hello": {"router", "activator", "worker", "scaler"},
@@ -72,17 +91,37 @@ PUBLISH: dict[str, set[str]] = {
     "$JS.API.DIRECT.GET.KV_nodes.$KV.nodes.n1": SERVICES - {"registry"},
     "$JS.API.DIRECT.GET.KV_routers": {"registry", "router"},
     "$JS.API.DIRECT.GET.KV_routers.$KV.routers.members": {"router"},
-    "$JS.API.DIRECT.GET.OBJ_code": {"gateway", "registry", "worker"},
+    "$JS.API.DIRECT.GET.OBJ_code": {"router", "gateway", "registry", "worker"},
     "$JS.API.DIRECT.GET.OBJ_code.$O.code.M.name": {"gateway", "registry", "worker"},
-    "$JS.API.DIRECT.GET.OBJ_incoming": {"gateway", "registry"},
+    "$JS.API.DIRECT.GET.OBJ_incoming": {"router", "gateway", "registry"},
     "$JS.API.DIRECT.GET.OBJ_incoming.$O.incoming.M.name": {"gateway", "registry"},
     "$JS.API.DIRECT.GET.OBJ_anybody.$O.anybody.M.name": {"registry"},
     "$JS.API.DIRECT.GET.OBJ_anybody.$O.anybody.C.nuid": {"registry"},
-    "$JS.API.DIRECT.GET.LOGS": {"gateway", "registry"},
+    "$JS.API.DIRECT.GET.LOGS": {"router", "gateway", "registry"},
     "$JS.API.DIRECT.GET.LOGS.log.hello.i1": {"gateway"},
-    "$JS.API.DIRECT.GET.USAGE": {"registry"},
+    "$JS.API.DIRECT.GET.USAGE": {"router", "registry"},
     "$JS.API.DIRECT.GET.USAGE.usage.hello": set(),
+    "$JS.API.DIRECT.GET.KV_idempotency": {"registry", "router"},
+    "$JS.API.DIRECT.GET.KV_idempotency.$KV.idempotency.hello.0": {"router"},
+    "$JS.API.DIRECT.GET.ORDERS": {"registry", "router"},
+    "$JS.API.DIRECT.GET.ORDERS.orders.created": set(),
+    "$JS.API.DIRECT.GET.EVENTS.event.orders.created": {"registry"},
+    "$JS.API.DIRECT.GET.ASYNC.async.hello": {"registry"},
+    "$JS.API.DIRECT.GET.SCHEDULES.mayfly.schedule.hello.A1": {"registry"},
+    "$JS.API.DIRECT.GET.RESULTS.result.A1.hello": {"registry"},
+    "$JS.API.DIRECT.GET.DLQ.dlq.hello": {"registry"},
     # administration
+    "$JS.API.STREAM.PURGE.EVENTS": {"registry"},
+    "$JS.API.STREAM.PURGE.ASYNC": {"registry"},
+    "$JS.API.STREAM.PURGE.SCHEDULES": {"registry", "router"},
+    "$JS.API.STREAM.PURGE.DLQ": {"registry"},
+    "$JS.API.STREAM.INFO.EVENTS": {"registry"},
+    "$JS.API.STREAM.INFO.ASYNC": {"registry"},
+    "$JS.API.STREAM.INFO.SCHEDULES": {"registry"},
+    "$JS.API.STREAM.INFO.DLQ": {"registry"},
+    "$JS.API.STREAM.MSG.DELETE.ASYNC": {"registry", "router"},
+    "$JS.API.STREAM.MSG.DELETE.DLQ": {"registry"},
+    "$JS.API.STREAM.MSG.DELETE.EVENTS": set(),
     "$JS.API.STREAM.PURGE.OBJ_code": {"registry"},
     "$JS.API.STREAM.PURGE.OBJ_incoming": {"gateway", "registry"},
     "$JS.API.STREAM.PURGE.KV_functions": set(),
@@ -104,7 +143,7 @@ PUBLISH: dict[str, set[str]] = {
     "_INBOX_registry.x.1": {"router"},
     "_INBOX_router.x.1": {"router", "activator", "worker"},
     "_INBOX_activator.x.1": {"worker"},
-    "_INBOX_worker.x.1": set(),
+    "_INBOX_worker.x.1": {"router", "worker"},  # a function's call of another
     "_INBOX_scaler.x.1": {"worker"},
     "_R_.caller.1": {"router", "worker"},
 }
@@ -118,6 +157,15 @@ SUBSCRIBE: dict[str, set[str]] = {
     "fn.>": set(),
     "async.>": set(),
     "event.>": set(),
+    "mayfly.settle.hello.*.*.*.*.*.*.* router": {"router"},
+    "mayfly.settle.>": set(),
+    "mayfly.keyed.hello.* router": {"router"},
+    "mayfly.keyed.>": set(),
+    "mayfly.cancel.hello router": {"router"},
+    "mayfly.cancel.>": set(),
+    "result.>": set(),
+    "dlq.>": set(),
+    "sensors.> router.hello": set(),  # only what `access.toml` says
     "mayfly.api.function.deploy registry": {"registry"},
     "mayfly.api.function.deploy": set(),
     "mayfly.activate activator": {"activator"},
@@ -221,6 +269,43 @@ def test_the_tables_miss_no_permission() -> None:
             tried = [row for row, roles in table.items() if role in roles]
             for grant in getattr(ROLES[role], kind):
                 assert any(_matches(grant, row) for row in tried), f"{role} may {kind} {grant}: no row tries it"
+
+
+ACCESS = Access(
+    trigger_subjects=("sensors.>",),
+    publish_subjects=("alerts.>",),
+    kv_buckets=("carts",),
+    object_buckets=("uploads",),
+)
+GRANTED: dict[str, dict[str, set[str]]] = {
+    "publish": {
+        "alerts.fire": {"router", "worker"},
+        "sensors.heat": set(),
+        "$KV.carts.7": {"worker"},
+        "$KV.others.7": set(),
+        "$JS.API.DIRECT.GET.KV_carts.$KV.carts.7": {"worker"},
+        "$O.uploads.C.nuid": {"worker"},
+        "$JS.API.DIRECT.GET.OBJ_uploads.$O.uploads.M.name": {"registry", "worker"},
+        "$JS.API.STREAM.PURGE.OBJ_uploads": {"worker"},
+        "$JS.API.STREAM.PURGE.OBJ_others": set(),
+    },
+    "subscribe": {
+        "sensors.heat router.hello": {"router"},
+        "sensors.heat": set(),
+        "alerts.> router.hello": set(),
+    },
+}
+
+
+@pytest.mark.parametrize("role", RESTRICTED)
+async def test_what_access_grants(tmp_path: Path, role: str) -> None:
+    """What of the user's own functions may touch is what the setting says, for those who touch it on their behalf."""
+    with EmbeddedServer(tmp_path, passwords=make_passwords(), access=ACCESS) as server:
+        async with probing(server, role) as prober:
+            publish = {subject for subject in GRANTED["publish"] if await prober.may_publish(subject)}
+            subscribe = {subject for subject in GRANTED["subscribe"] if await prober.may_subscribe(subject)}
+    assert publish == {subject for subject, roles in GRANTED["publish"].items() if role in roles}
+    assert subscribe == {subject for subject, roles in GRANTED["subscribe"].items() if role in roles}
 
 
 async def test_an_operator_may_do_everything(server: EmbeddedServer) -> None:

@@ -131,7 +131,9 @@ RECORDS: list[msgspec.Struct] = [
     ),
     _RETRIES,
     _BATCH,
-    records.IdempotencyRecord(invocation="0K8M2Q", headers=b"NATS/1.0", payload=b"{}", replies=["_INBOX.a.1"]),
+    records.IdempotencyRecord(
+        invocation="0K8M2Q", headers=b"NATS/1.0", payload=b"{}", until=1_700_000_000.5, replies=["_INBOX.a.1"]
+    ),
     records.FunctionRecord(name="billing.charge", current=2, versions=[2], older=[1], paused=True),
     records.Route(epoch=5, instances=["i1", "i2"], slots=4),
     _CLIENT,

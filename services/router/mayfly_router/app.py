@@ -14,20 +14,23 @@ from mayfly_chassis.micro import Request
 from mayfly_chassis.mirror import Mirror
 from mayfly_chassis.service import Chassis
 from mayfly_proto import records, storage, subjects
+from mayfly_router.admission import Admission
+from mayfly_router.cancel import Cancel
 from mayfly_router.catalog import Catalog
+from mayfly_router.claims import Claims
 from mayfly_router.config import RouterConfig
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.durable import Durable
 from mayfly_router.fleet import Fleet
 from mayfly_router.handover import Handovers
 from mayfly_router.intake import Intake
+from mayfly_router.keyed import Keyed
 from mayfly_router.membership import Membership
 from mayfly_router.nodes import Node
 from mayfly_router.orders import Orders
 from mayfly_router.settler import Settler
 from mayfly_router.state import State
 from mayfly_router.stored import Stored
-from mayfly_router.ticks import Ticks
 
 TICK_S = 0.025  # deadlines and timers are this coarse
 LATE_S = 1.0  # a tick that comes so late says that this process was paused
@@ -53,8 +56,11 @@ class Router:
         self._chassis = chassis
         self._config = config
         self.state = State(config.name, config.backlog_mb * 1024 * 1024)
-        self._dispatch = Dispatch(bus, self.state, config.wait_s, asyncio.get_running_loop().call_soon)
+        soon = asyncio.get_running_loop().call_soon
+        self._dispatch = Dispatch(bus, self.state, config.wait_s, soon)
         self._orders = Orders(bus, self.state, self._dispatch, chassis.background, self._outdated)
+        found = Claims(bus)
+        self._keyed = Keyed(bus, self.state, self._dispatch, found, chassis.background)
         settler = Settler(bus, chassis.background)
         stored = Stored(bus, settler, chassis.background)
         self._durable = Durable(
@@ -62,18 +68,16 @@ class Router:
             self.state,
             self._dispatch,
             settler,
+            stored,
             unix=time.time,
             jitter=secrets.SystemRandom().random,
-            fetch=stored.fetch,
-            gather=stored.gather,
-            claim=Ticks(bus, chassis.background).claim,
             pull=lambda function: self._intake.pull(function),
         )
-        self._intake = Intake(
-            bus, self.state, self._durable.admit, self._durable.opened, asyncio.get_running_loop().call_soon
-        )
+        admission = Admission(self.state, self._durable, stored, found, chassis.background, time.time)
+        self._intake = Intake(bus, self.state, admission.admit, admission.opened, soon)
+        cancel = Cancel(bus, self._durable, chassis.background)
         self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background, self._durable.adopt)
-        self._handovers = Handovers(bus, self.state, self._dispatch, self._durable.give_back)
+        self._handovers = Handovers(bus, self.state, self._dispatch, self._durable.give_back_call)
         self._catalog = Catalog(
             bus,
             self.state,
@@ -83,12 +87,16 @@ class Router:
             self._handovers,
             self._durable,
             self._intake,
+            self._keyed,
+            cancel,
             chassis.background,
         )
         self._membership = Membership(bus, config.name, self._catalog.reassign)
         self._nodes = Mirror(bus, storage.NODES, self._fleet.on_lease)
         self._routes = Mirror(bus, storage.ROUTES, self._fleet.on_route)
-        self._dispatch.attach(act=self._orders.act, divert=self._handovers.divert, stale=self._refused_by)
+        self._dispatch.attach(
+            act=self._orders.act, divert=self._handovers.divert, stale=self._refused_by, keyed=self._keyed.enter
+        )
 
     async def start(self) -> None:
         bus, name = self._bus, self._config.name

@@ -19,12 +19,14 @@ from mayfly_chassis.mirror import Mirror
 from mayfly_proto import ownership, records, storage, subjects
 from mayfly_proto.records import FunctionRecord, RouterMembers, VersionSpec
 from mayfly_router import replies
+from mayfly_router.cancel import Cancel
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.durable import Durable
 from mayfly_router.fleet import Fleet
 from mayfly_router.function import Change, Function
 from mayfly_router.handover import Handovers
 from mayfly_router.intake import Intake
+from mayfly_router.keyed import Keyed
 from mayfly_router.orders import Background, Orders
 from mayfly_router.state import State
 
@@ -53,6 +55,8 @@ class Catalog:
         handovers: Handovers,
         durable: Durable,
         intake: Intake,
+        keyed: Keyed,
+        cancel: Cancel,
         background: Background,
     ) -> None:
         self._bus = bus
@@ -63,6 +67,8 @@ class Catalog:
         self._handovers = handovers
         self._durable = durable
         self._intake = intake
+        self._keyed = keyed
+        self._cancel = cancel
         self._background = background
         self._functions = Mirror(bus, storage.FUNCTIONS, self._on_function)
         self._versions = Mirror(bus, storage.VERSIONS, self._on_version)
@@ -242,8 +248,10 @@ class Catalog:
         for function in (*self._leaving.values(), *self._state.functions.values()):
             name, router = function.name, subjects.ROUTER_QUEUE
             wanted[Wanted(subjects.settle_of(name), router)] = (function, self._durable.on_outcome)
+            wanted[Wanted(subjects.keyed_of(name), router)] = (function, self._keyed.on_result)
             if self._closing:
                 continue
+            wanted[Wanted(subjects.cancel(name), router)] = (function, partial(self._cancel.on_cancel, function))
             wanted[Wanted(subjects.call(name), router)] = (function, partial(self._dispatch.on_call, function, 0))
             for version in function.pools:
                 callback = partial(self._dispatch.on_call, function, version)

@@ -12,6 +12,7 @@ driven again, the tick of a schedule): only there are headers about attempts bel
 from typing import TYPE_CHECKING
 
 from mayfly_proto import headers, storage, subjects
+from mayfly_router import claims
 
 if TYPE_CHECKING:
     from mayfly_router.source import Source
@@ -22,6 +23,7 @@ _INVOCATION = headers.INVOCATION.encode()
 _ATTEMPT = headers.ATTEMPT.encode()
 _SUBJECT = headers.EVENT_SUBJECT.encode()
 _FIRST_AT = headers.FIRST_AT.encode()
+_KEY = headers.IDEMPOTENCY_KEY.encode()
 _DEPTH = headers.DEPTH.encode()
 _SCHEDULER = headers.SCHEDULER.encode()
 _OWN = {  # what the platform says about one attempt, a retry or a dead letter
@@ -104,6 +106,14 @@ class Delivery:
     def is_call(self) -> bool:
         """Somebody may ask for its result."""
         return self.invocation.startswith(storage.ID_LETTERS[storage.ASYNC])
+
+    @property
+    def key_of_call(self) -> str | None:
+        """Of its claim, if it is a call with an idempotency key."""
+        if not self.is_call or self.headers is None or _OURS not in self.headers:
+            return None
+        found = headers.find(self.headers, _KEY)
+        return claims.key(self.source.function, found.decode("utf-8", "replace")) if found else None
 
     @property
     def depth(self) -> int:

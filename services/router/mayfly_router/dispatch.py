@@ -13,7 +13,7 @@ from mayfly_chassis.errors import BusError, OutboundBufferFull
 from mayfly_proto import codec, headers
 from mayfly_proto.errors import CallError
 from mayfly_proto.messages import Done, Invoke, Refusal
-from mayfly_proto.subjects import REPLY_PREFIXES
+from mayfly_proto.subjects import KEYED_PREFIX, REPLY_PREFIXES
 from mayfly_router import replies
 from mayfly_router.call import Call
 from mayfly_router.function import Function, Plan
@@ -25,6 +25,8 @@ from mayfly_router.state import State
 HEADERS_LIMIT = 60_000  # bytes; with the frame's metadata they fit what payload_limit leaves of max_payload
 
 _TIMEOUT = headers.TIMEOUT_MS.encode()
+_OURS = b"\r\nMayfly-"
+_KEY = headers.IDEMPOTENCY_KEY.encode()
 _PROBE = headers.PROBE.encode()
 _decode_done = codec.Unpacker(Done)
 
@@ -44,11 +46,17 @@ class Dispatch:
         self.may_order = False  # every node has been asked what it has
 
     def attach(
-        self, *, act: Callable[[Plan], None], divert: Callable[[Call, str], None], stale: Callable[[Node], None]
+        self,
+        *,
+        act: Callable[[Plan], None],
+        divert: Callable[[Call, str], None],
+        stale: Callable[[Node], None],
+        keyed: Callable[[Function, Call, bytes], None],
     ) -> None:
         """``act`` carries a plan out; ``divert(call, function)`` finds the way of a call whose function is not ours;
-        ``stale`` hears that a node takes another router for the owner."""
-        self._act, self._divert, self._stale = act, divert, stale
+        ``stale`` hears that a node takes another router for the owner; ``keyed(function, call, key)`` takes a call with
+        an idempotency key."""
+        self._act, self._divert, self._stale, self._keyed = act, divert, stale, keyed
 
     # the warm path
 
@@ -66,11 +74,30 @@ class Dispatch:
             self.fail(call, replies.not_found(function.name, pinned, call.invocation))
             return
         call.deadline = now + pool.spec.timeout_s + self._wait_s
-        special = raw is not None and (_PROBE in raw or _TIMEOUT in raw or len(raw) > HEADERS_LIMIT)
+        special = raw is not None and (_OURS in raw or len(raw) > HEADERS_LIMIT)
         if (special or len(payload) > self._limit) and not self._passes(call, pool, reply, raw or b""):
             return
         function.calls += 1
-        self.enter(function, pool, call, now)
+        if special and raw is not None and reply and (key := headers.find(raw, _KEY)):
+            self._keyed(function, call, key)
+        else:
+            self.enter(function, pool, call, now)
+
+    def take_over(self, function: Function, call: Call) -> None:
+        """A call that waited at another router."""
+        key = headers.find(call.headers, _KEY) if call.headers and call.reply else None
+        if key and not call.reply.startswith(KEYED_PREFIX):
+            self._keyed(function, call, key)
+        else:
+            self.begin(function, call)
+
+    def begin(self, function: Function, call: Call) -> None:
+        """A call that was let in some time ago."""
+        pool = function.pool(call.pinned)
+        if pool is None:
+            self.fail(call, replies.not_found(function.name, call.pinned, call.invocation))
+        else:
+            self.enter(function, pool, call, self._clock())
 
     def on_message(self, function: Function, subject: bytes, reply: bytes, raw: bytes | None, payload: bytes) -> None:
         """A message of core NATS on a subject that triggers the function: a call like any other, at most once."""

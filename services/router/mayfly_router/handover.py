@@ -71,7 +71,5 @@ class Handovers:
         function = self._state.functions.get(meta.function)
         if function is None:
             self.divert(call, meta.function)
-        elif pool := function.pool(meta.version):
-            self._dispatch.enter(function, pool, call, now)
         else:
-            self._dispatch.fail(call, replies.not_found(meta.function, meta.version, meta.invocation))
+            self._dispatch.take_over(function, call)

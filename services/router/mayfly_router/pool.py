@@ -136,6 +136,11 @@ class Pool:
         self._keep(call for call in self.queue if not call.deliveries)
         return calls
 
+    def remove(self, call: Call) -> None:
+        """Take one out, if it waits here."""
+        if call in self.queue:
+            self._keep(waiting for waiting in self.queue if waiting is not call)
+
     def unpinned(self) -> list[Call]:
         """Take out the waiting calls that did not ask for this very version."""
         calls = [call for call in self.queue if not call.pinned]

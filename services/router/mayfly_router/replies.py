@@ -64,6 +64,11 @@ def node_lost(node: str, invocation: str) -> CallError:
     return CallError(ErrorType.NODE_LOST, message, component=COMPONENT, invocation=invocation)
 
 
+def unreachable(invocation: str) -> CallError:
+    message = "NATS does not say whether the call with this idempotency key is the first"
+    return CallError(ErrorType.UNAVAILABLE, message, component=COMPONENT, invocation=invocation, retry_after_s=1)
+
+
 def stopping(invocation: str) -> CallError:
     message = "the router is stopping and there is no other"
     return CallError(ErrorType.UNAVAILABLE, message, component=COMPONENT, invocation=invocation, retry_after_s=1)

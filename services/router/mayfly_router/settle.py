@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from mayfly_proto import headers, states, subjects
+from mayfly_proto import headers, records, states, storage, subjects
 from mayfly_proto.errors import CallError, ErrorDetail, ErrorType
-from mayfly_proto.records import Retries, VersionSpec
+from mayfly_proto.records import IdempotencyRecord, Retries, VersionSpec
 from mayfly_router.delivery import Delivery, publishers
 
 PERMANENT = frozenset({ErrorType.BAD_REQUEST, ErrorType.TOO_LARGE, ErrorType.NOT_FOUND, ErrorType.LOOP})
@@ -46,6 +46,9 @@ def succeeded(delivery: Delivery, raw: bytes | None, payload: bytes, spec: Versi
     writes = []
     if delivery.is_call:
         writes.append(_record(delivery, states.Invocation.SUCCEEDED, raw, payload, delivery.attempt))
+    if spec is not None and (key := delivery.key_of_call):
+        record = IdempotencyRecord(invocation=delivery.invocation, headers=raw, payload=payload)
+        writes.append(_claim(key, record, spec.idempotency_ttl_s))
     if spec is not None and spec.on_success:
         content_type = headers.find(raw or b"", _CONTENT_TYPE)
         kind = {headers.CONTENT_TYPE: content_type.decode()} if content_type else {}
@@ -71,6 +74,12 @@ def failed(delivery: Delivery, error: CallError, spec: VersionSpec | None, now: 
     if spec.ordered:
         return Verdict(writes[1:], final=False, again_in_s=wait_s)
     return Verdict(writes, final=False)
+
+
+def repeated(delivery: Delivery, raw: bytes, payload: bytes) -> Verdict:
+    """A call that was made before: ``raw`` and ``payload`` are the first one's result."""
+    raw = headers.added(raw, {headers.REPLAYED: "true"})
+    return Verdict([_record(delivery, states.Invocation.SUCCEEDED, raw, payload, 0)])
 
 
 def later(delivery: Delivery, at: float) -> Verdict:
@@ -135,6 +144,8 @@ def _given_up(
     ]
     if delivery.is_call:
         writes.append(_record(delivery, states.Invocation.FAILED, error.headers(), error.body(), delivery.attempt))
+    if spec is not None and (key := delivery.key_of_call):
+        writes.append(_claim(key, IdempotencyRecord(invocation=delivery.invocation), spec.idempotency_ttl_s))
     if spec is not None and spec.on_failure:
         kind = {headers.CONTENT_TYPE: "application/json"}
         writes.append(_publish(delivery, spec.on_failure, "failure", kind, error.body()))
@@ -145,6 +156,12 @@ def _record(delivery: Delivery, state: states.Invocation, raw: bytes | None, pay
     """The last word on a call."""
     block = headers.added(raw, {headers.STATE: state.value, headers.ATTEMPTS: str(attempts)})
     return Write(subjects.result(delivery.invocation, delivery.source.function), block, payload)
+
+
+def _claim(key: str, record: IdempotencyRecord, ttl_s: int) -> Write:
+    """What came of a call with an idempotency key; without a result, the next one with the key is the first."""
+    block = headers.block({headers.TTL: str(ttl_s)})
+    return Write(subjects.kv(storage.IDEMPOTENCY, key), block, records.encode(record))
 
 
 def _publish(delivery: Delivery, subject: str, how: str, fields: dict[str, str], payload: bytes) -> Write:

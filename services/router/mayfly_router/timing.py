@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from typing import NamedTuple
 
 from mayfly_proto import headers
 
@@ -50,16 +51,21 @@ def _time(value: bytes) -> float:
     raise ValueError(f"{headers.AT}: {shown!r} must be a time with its zone, such as 2026-12-24T18:00:00Z (RFC 3339)")
 
 
-def tick(raw: bytes | None) -> tuple[int, str, float] | None:
-    """Of what a schedule fired: its trigger's number, what no other tick of the function has, and the Unix time of the
-    next one (infinite when there is none)."""
-    scheduler = headers.find(raw, _SCHEDULER) if raw else None
+class Tick(NamedTuple):
+    trigger: int  # its number
+    identity: str  # that no other tick of the function has
+    next_at: float  # Unix time of the next one; infinite when there is none
+
+
+def tick(raw: bytes) -> Tick | None:
+    """Of what a schedule fired; None for anything else."""
+    scheduler = headers.find(raw, _SCHEDULER)
     found = _TICK.search(scheduler.decode()) if scheduler else None
-    if raw is None or found is None:
+    if found is None:
         return None
     following = (headers.find(raw, _NEXT) or b"").decode()
     try:
         at = datetime.fromisoformat(following).timestamp()
     except ValueError:
         at = float("inf")
-    return int(found[1]), f"t{found[1]} {following}", at
+    return Tick(int(found[1]), f"t{found[1]} {following}", at)
