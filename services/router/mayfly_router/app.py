@@ -71,7 +71,7 @@ class Router:
             stored,
             unix=time.time,
             jitter=secrets.SystemRandom().random,
-            pull=lambda function: self._intake.pull(function),
+            pull=lambda source: self._intake.pull(source),
         )
         admission = Admission(self.state, self._durable, stored, found, chassis.background, time.time)
         self._intake = Intake(bus, self.state, admission.admit, admission.opened, soon)

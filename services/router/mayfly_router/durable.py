@@ -39,7 +39,7 @@ _log = structlog.get_logger()
 
 
 class Durable:
-    """``pull(function)`` has more come for it."""
+    """``pull(source)`` has more come from it."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Durable:
         *,
         unix: Callable[[], float],
         jitter: Callable[[], float],
-        pull: Callable[[str], None],
+        pull: Callable[[Source], None],
     ) -> None:
         self._state = state
         self._dispatch = dispatch
@@ -192,7 +192,7 @@ class Durable:
             return
         if (lanes := self._lanes.get(name)) and (following := lanes.leave(delivery)):
             self._run(function, following, self._state.clock())
-        self._pull(name)
+        self._pull(delivery.source)
 
     # taking back
 

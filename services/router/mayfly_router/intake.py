@@ -62,7 +62,7 @@ class Intake:
         self._bus = bus
         self._state = state
         self._soon = soon  # the event loop's `call_soon`
-        self._hungry: set[str] = set()
+        self._hungry: set[Source] = set()
         self._admit = admit
         self._opened = opened
         self._feeds: dict[str, Feed] = {}
@@ -94,18 +94,19 @@ class Intake:
                 self._opened(source)
                 self._pull(feed, source)
 
-    def pull(self, function: str) -> None:
+    def pull(self, source: Source) -> None:
         """Something of it was settled: at the end of this turn of the loop, more may be asked for."""
-        if not self._hungry:
-            self._soon(self._pull_all)
-        self._hungry.add(function)
+        if source.wants_more or not source.asked:
+            if not self._hungry:
+                self._soon(self._pull_all)
+            self._hungry.add(source)
 
     def _pull_all(self) -> None:
         hungry, self._hungry = self._hungry, set()
-        for name in hungry:
-            if feed := self._feeds.get(name):
-                for source in feed.sources.values():
-                    self._pull(feed, source)
+        for source in hungry:
+            feed = self._feeds.get(source.function)
+            if feed is not None and feed.sources.get(source.key) is source:
+                self._pull(feed, source)
 
     def _pull(self, feed: Feed, source: Source) -> None:
         pool = feed.function.current

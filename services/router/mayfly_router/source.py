@@ -31,6 +31,7 @@ class Source:
         self.is_due = stream == storage.SCHEDULES
         self.is_object = stream.startswith(subjects.object_stream(""))
         self.asked = 0
+        self.enough = 0  # of what is here and asked for: with more than that, nothing more is asked for
         self.pending = 0  # that it has beside these
         self.held: dict[int, Delivery] = {}  # by sequence: received and not settled
         self.heard = 0.0  # when it last said anything
@@ -38,8 +39,13 @@ class Source:
 
     def missing(self, window: int) -> int:
         """How many to ask for now."""
+        self.enough = window - max(1, window // 4)
         missing = window - self.asked - len(self.held)
-        return missing if missing >= max(1, window // 4) or (missing > 0 and not self.asked) else 0
+        return missing if self.wants_more or (missing > 0 and not self.asked) else 0
+
+    @property
+    def wants_more(self) -> bool:
+        return self.asked + len(self.held) <= self.enough
 
     def __repr__(self) -> str:
         return f"<Source {self.key.decode()}: {len(self.held)} held, {self.asked} asked for, {self.pending} pending>"
