@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
-from mayfly_chassis.bus import Bus
+from mayfly_chassis.bus import Bus, Reply
 from mayfly_chassis.errors import JetStreamError, NoResponders, RequestTimeout
 from mayfly_proto import headers, subjects
 
@@ -15,6 +16,7 @@ WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 
 _PAGE_MESSAGES = 1000
 _PAGE_BYTES = 8 * 1024 * 1024
+_SUBJECTS_AT_ONCE = 500  # the server refuses more than 1024
 
 
 class Stored(NamedTuple):
@@ -24,6 +26,11 @@ class Stored(NamedTuple):
     sequence: int
     headers: bytes
     payload: bytes
+
+    @property
+    def time(self) -> datetime:
+        """When it was stored."""
+        return datetime.fromisoformat((headers.find(self.headers, b"Nats-Time-Stamp") or b"").decode())
 
 
 class _ApiError(msgspec.Struct):
@@ -67,14 +74,44 @@ async def api(bus: Bus, subject: str, request: object = None, *, timeout_s: floa
     return answer
 
 
+async def counts(bus: Bus, stream: str, filter_subject: str) -> dict[str, int]:
+    """How many messages there are, by subject. Raises as `api`."""
+    found: dict[str, int] = {}
+    while True:
+        request = {"subjects_filter": filter_subject, "offset": len(found)}
+        answer = await api(bus, subjects.stream_info(stream), request)
+        page = answer["state"].get("subjects") or {}
+        found |= page
+        if not page or len(found) >= answer.get("total", 0):
+            return found
+
+
 async def last(bus: Bus, stream: str, subject: str, *, timeout_s: float = 5.0) -> Stored | None:
     """The newest message of one subject. Raises `NoResponders` when there is no such stream."""
-    reply = await bus.request(subjects.direct_get_last(stream, subject), timeout_s=timeout_s)
+    return _found(await bus.request(subjects.direct_get_last(stream, subject), timeout_s=timeout_s), subject)
+
+
+async def first(
+    bus: Bus,
+    stream: str,
+    filter_subject: str,
+    *,
+    sequence: int | None = None,
+    since: datetime | None = None,
+    timeout_s: float = 5.0,
+) -> Stored | None:
+    """The oldest message below a subject from a sequence or a time on; else as `last`."""
+    start = {"seq": sequence or 1} if since is None else {"start_time": since.isoformat()}
+    body = json.dumps({**start, "next_by_subj": filter_subject}).encode()
+    return _found(await bus.request(subjects.direct_get(stream), body, timeout_s=timeout_s), filter_subject)
+
+
+def _found(reply: Reply, wanted: str) -> Stored | None:
     status = headers.status(reply.headers)
     if status == "404":
         return None
     if status is not None or reply.headers is None:
-        raise JetStreamError(f"direct get of {subject}: {(reply.headers or b'')[9:100]!r}")
+        raise JetStreamError(f"direct get of {wanted}: {(reply.headers or b'')[9:100]!r}")
     return _stored(reply.headers, reply.payload)
 
 
@@ -99,7 +136,23 @@ async def every(
     No consumer is made. ``timeout_s`` is for each page. Raises `NoResponders` when there is no such stream,
     `JetStreamError`, `RequestTimeout`.
     """
-    reader = _Pages(bus, stream, filter_subject, on_message)
+    await _read(_Pages(bus, stream, {"next_by_subj": filter_subject}, on_message), bus, timeout_s)
+
+
+async def newest(bus: Bus, stream: str, of: Sequence[str], *, timeout_s: float = 10.0) -> dict[str, Stored]:
+    """The newest message of each of these subjects that has one, by subject; else as `every`."""
+    messages: dict[str, Stored] = {}
+
+    def keep(message: Stored) -> None:
+        messages[message.subject] = message
+
+    for start in range(0, len(of), _SUBJECTS_AT_ONCE):
+        wanted = {"multi_last": list(of[start : start + _SUBJECTS_AT_ONCE])}
+        await _read(_Pages(bus, stream, wanted, keep), bus, timeout_s)
+    return messages
+
+
+async def _read(reader: "_Pages", bus: Bus, timeout_s: float) -> None:
     subscription = await bus.subscribe(reader.inbox, reader.received)
     try:
         while await reader.page(timeout_s):
@@ -109,11 +162,13 @@ async def every(
 
 
 class _Pages:
-    def __init__(self, bus: Bus, stream: str, filter_subject: str, on_message: Callable[[Stored], None]) -> None:
+    def __init__(
+        self, bus: Bus, stream: str, wanted: Mapping[str, object], on_message: Callable[[Stored], None]
+    ) -> None:
         self.inbox = bus.new_inbox()
         self._bus = bus
         self._stream = stream
-        self._filter = filter_subject
+        self._wanted = wanted
         self._on_message = on_message
         self._next = 1
         self._pending = 0
@@ -125,9 +180,9 @@ class _Pages:
         self._pending = 0
         request = {
             "seq": self._next,
-            "next_by_subj": self._filter,
             "batch": _PAGE_MESSAGES,
             "max_bytes": _PAGE_BYTES,
+            **self._wanted,
         }
         self._bus.publish(subjects.direct_get(self._stream), json.dumps(request).encode(), reply=self.inbox)
         try:

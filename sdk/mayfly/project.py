@@ -17,6 +17,8 @@ from mayfly_proto import names
 
 MANIFEST = "mayfly.toml"
 
+_SETTINGS_TABLES = {"env", "retries", "batch"}  # settings that are tables themselves: no part of a function's name
+
 _ZIP_MAGIC = b"PK"
 
 
@@ -79,7 +81,11 @@ def _tables(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     for key, table in tables.items():
         if not isinstance(table, dict):
             continue
-        if table and "env" not in table and all(isinstance(value, dict) for value in table.values()):
+        if (
+            table
+            and table.keys().isdisjoint(_SETTINGS_TABLES)
+            and all(isinstance(value, dict) for value in table.values())
+        ):
             yield from _tables(table, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", table

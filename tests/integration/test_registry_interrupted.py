@@ -22,12 +22,14 @@ from mayfly_chassis.objects import ObjectStore
 from mayfly_proto import api, headers, storage, subjects
 from mayfly_proto.records import VersionSpec
 from mayfly_registry import changes, draft, package
+from mayfly_registry.allowed import NOTHING
 from mayfly_registry.config import RegistryConfig
 from mayfly_registry.errors import Conflict
 from mayfly_registry.publish import Probe, Publication, Step
 from mayfly_registry.queries import Queries
 from mayfly_registry.reconcile import Reconciler
 from mayfly_registry.store import Store
+from mayfly_registry.wiring import Wiring
 from tests.conftest import Connect
 
 SOURCE = b"def handler(event, context):\n    return event\n"
@@ -48,11 +50,11 @@ async def bus(connect: Connect) -> AsyncIterator[Bus]:
 
 
 def spec(memory: int = 128) -> VersionSpec:
-    return draft.build("hello", package.read(SOURCE, "hello.py"), {"memory": memory}, frozenset())
+    return draft.build("hello", package.read(SOURCE, "hello.py"), {"memory": memory}, NOTHING)
 
 
 def publication(bus: Bus, store: Store, draft_: VersionSpec, patience_s: float = 60.0) -> Publication:
-    return Publication(store, Probe(bus, 5.0), draft_, SOURCE, keep=50, patience_s=patience_s)
+    return Publication(store, Wiring(bus), Probe(bus, 5.0), draft_, SOURCE, keep=50, patience_s=patience_s)
 
 
 async def run_until(publication: Publication, last: Step | None) -> None:
@@ -64,7 +66,7 @@ async def run_until(publication: Publication, last: Step | None) -> None:
 
 
 def verbs(bus: Bus, store: Store) -> changes.Changes:
-    return changes.Changes(bus, store, RegistryConfig())
+    return changes.Changes(bus, store, Wiring(bus), RegistryConfig())
 
 
 def soon() -> datetime:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mayfly_proto.records import Package, Trigger, VersionSpec
 from mayfly_registry import manifest
+from mayfly_registry.allowed import Allowed
 from mayfly_registry.errors import InvalidManifest
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -63,7 +64,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_a_wrong_setting_is_not_explained(settings: dict[str, Any], sentence: str) -> None:
     """The message is a sentence a user can act on, without looking anything up."""
     with pytest.raises(InvalidManifest) as refused:
-        manifest.check(settings, frozenset({4222}))
+        manifest.check(settings, Allowed(frozenset({4222})))
     (problem,) = refused.value.problems
     assert problem.startswith(sentence)
 

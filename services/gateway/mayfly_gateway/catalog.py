@@ -65,6 +65,7 @@ class Catalog:
                 for name, record in self._functions.items()
                 if (spec := self._versions.get(storage.version_key(name, record.current))) is not None
                 for trigger in spec.triggers
+                if trigger.http
             )
         return self._routes
 

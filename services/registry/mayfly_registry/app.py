@@ -6,7 +6,7 @@ The only writer of the buckets `functions`, `versions` and `numbers` and of the 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from mayfly_chassis.errors import BusError
@@ -16,9 +16,14 @@ from mayfly_proto import api, subjects
 from mayfly_registry.changes import Changes
 from mayfly_registry.config import RegistryConfig
 from mayfly_registry.errors import Refusal, to_call_error
+from mayfly_registry.pausing import Pausing
 from mayfly_registry.queries import Queries
 from mayfly_registry.reconcile import Reconciler
 from mayfly_registry.store import Store
+from mayfly_registry.timetable import Timetable
+from mayfly_registry.unknown_calls import UnknownCalls
+from mayfly_registry.upkeep import Upkeep
+from mayfly_registry.wiring import Wiring
 
 R = TypeVar("R")
 
@@ -27,13 +32,20 @@ PACKAGES_AT_ONCE = 4  # requests that hold a whole package in memory
 
 @asynccontextmanager
 async def app(chassis: Chassis, config: RegistryConfig) -> AsyncIterator[None]:
-    store = Store(chassis.bus)
-    changes = Changes(chassis.bus, store, config)
-    queries = Queries(store)
+    store, wiring = Store(chassis.bus), Wiring(chassis.bus)
+    changes = Changes(chassis.bus, store, wiring, config)
+    queries, pausing, timetable = Queries(store), Pausing(store, wiring), Timetable(store, wiring)
 
-    async def offer(verb: str, handler: Callable[[Request], Awaitable[bytes]], limit: int = PACKAGES_AT_ONCE) -> None:
-        subject = subjects.api(api.FUNCTION, verb)
-        await chassis.micro.endpoint(verb, subject, handler, queue=subjects.REGISTRY_QUEUE, limit=limit)
+    async def offer(
+        verb: str,
+        handler: Callable[[Request], Awaitable[bytes]],
+        limit: int = PACKAGES_AT_ONCE,
+        *,
+        resource: str = api.FUNCTION,
+    ) -> None:
+        name = verb if resource == api.FUNCTION else f"{resource}-{verb}"
+        subject = subjects.api(resource, verb)
+        await chassis.micro.endpoint(name, subject, handler, queue=subjects.REGISTRY_QUEUE, limit=limit)
 
     await offer(api.DEPLOY, _answering(api.DeployRequest, changes.deploy))
     await offer(api.CONFIGURE, _answering(api.ConfigureRequest, changes.configure))
@@ -43,7 +55,23 @@ async def app(chassis: Chassis, config: RegistryConfig) -> AsyncIterator[None]:
     await offer(api.VERSIONS, _answering(api.FunctionRequest, queries.versions), limit=64)
     await offer(api.DESCRIBE, _answering(api.FunctionRequest, queries.describe))
     await offer(api.CODE, _answering(api.FunctionRequest, queries.code))
-    chassis.background("reconcile", _reconcile(chassis, Reconciler(chassis.bus, store, config.grace_s), config))
+    await offer(api.PAUSE, _answering(api.PauseRequest, pausing.pause))
+    await offer(api.RESUME, _answering(api.PauseRequest, pausing.resume))
+    listed = _answering(api.SchedulesRequest, lambda request: timetable.schedules(request, datetime.now(UTC)))
+    await offer(api.LIST, listed, resource=api.SCHEDULE)
+    upkeep, leftovers = Upkeep(chassis.bus, store, wiring), Reconciler(chassis.bus, store, config.grace_s)
+
+    async def reconcile() -> None:
+        now = datetime.now(UTC)
+        await upkeep.consumers_and_schedules(now - timedelta(seconds=config.grace_s))
+        await leftovers.once(now)
+        await upkeep.events(now, config.events_keep_s)
+
+    async def sweep() -> None:
+        await UnknownCalls(chassis.bus, store).sweep(datetime.now(UTC))
+
+    chassis.background("reconcile", _again(chassis, reconcile, config.reconcile_every_s))
+    chassis.background("sweep", _again(chassis, sweep, config.sweep_every_s))
     yield
 
 
@@ -58,10 +86,10 @@ def _answering(kind: type[R], verb: Callable[[R], Awaitable[Any]]) -> Callable[[
     return answer
 
 
-async def _reconcile(chassis: Chassis, reconciler: Reconciler, config: RegistryConfig) -> None:
+async def _again(chassis: Chassis, work: Callable[[], Awaitable[None]], every_s: float) -> None:
     while True:
         try:
-            await reconciler.once(datetime.now(UTC))
+            await work()
         except BusError as error:
-            chassis.log.warning("reconcile.failed", error=str(error))
-        await asyncio.sleep(config.reconcile_every_s)
+            chassis.log.warning(f"{work.__name__}.failed", error=str(error))
+        await asyncio.sleep(every_s)

@@ -14,8 +14,9 @@ from mayfly_proto.records import VersionSpec
 from mayfly_registry import draft, history, http_paths, manifest, package
 from mayfly_registry.config import RegistryConfig
 from mayfly_registry.errors import Conflict, InvalidRequest, NotFound
-from mayfly_registry.publish import Probe, Publication, Step
+from mayfly_registry.publish import Probe, Publication, Step, settle
 from mayfly_registry.store import Store
+from mayfly_registry.wiring import Wiring
 
 _BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -25,10 +26,11 @@ _log = structlog.get_logger()
 class Changes:
     """Each verb raises `Refusal` or `BusError`."""
 
-    def __init__(self, bus: Bus, store: Store, config: RegistryConfig) -> None:
+    def __init__(self, bus: Bus, store: Store, wiring: Wiring, config: RegistryConfig) -> None:
         self._store = store
         self._config = config
-        self._ports = config.platform_ports
+        self._allowed = config.allowed()
+        self._wiring = wiring
         self._probe = Probe(bus, config.probe_timeout_s)
         self._checking = asyncio.Lock()  # one package at a time is unpacked: memory and CPU have a bound
         self._paths = asyncio.Lock()  # held from looking at others' paths until ours are visible
@@ -58,7 +60,7 @@ class Changes:
         data = await self._store.code.get(current.package.sha256)
         contents = package.reopen(current.package, data)
         async with self._checking:
-            spec = await asyncio.to_thread(draft.build, record.name, contents, settings, self._ports)
+            spec = await asyncio.to_thread(draft.build, record.name, contents, settings, self._allowed)
         return await self._publish_unless_current(spec, data, based_on=record.current)
 
     async def rollback(self, request: api.RollbackRequest) -> api.DeployReply:
@@ -67,8 +69,11 @@ class Changes:
         version = history.before(record) if request.version is None else request.version
         history.check(record, version)
         spec = await self._store.spec(name, version)
+        manifest.check(manifest.of_version(spec), self._allowed)  # what it may touch can have changed since
         async with self._claiming(spec):
-            await self._point_to(name, version)
+            await self._wiring.prepare(spec, paused=record.paused)
+            before = await self._point_to(name, version)
+        await settle(self._store, self._wiring, name, leaving={before, version})
         _log.info("function.rolled_back", function=name, version=version)
         await self._probe.answered(name, version)
         return _reply(spec, unchanged=version == record.current)
@@ -76,20 +81,20 @@ class Changes:
     async def delete(self, request: api.DeleteRequest) -> api.DeleteReply:
         record = await self._store.record(draft.check_name(request.name))
         await self._store.delete_record(record.name)
-        code = set()
         versions = history.everything(record)
+        found = [await self._store.find_spec(record.name, version) for version in versions]
+        specs = [spec for spec in found if spec is not None]
+        await self._wiring.remove(record.name, specs)
         for version in versions:
-            spec = await self._store.find_spec(record.name, version)
-            code |= {spec.package.sha256} if spec is not None else set()
             await self._store.delete_spec(record.name, version)
-        await self._store.remove_unused_code(code)
+        await self._store.remove_unused_code({spec.package.sha256 for spec in specs})
         _log.info("function.deleted", function=record.name, versions=len(versions))
         return api.DeleteReply(name=record.name, versions=len(versions))
 
     async def _draft(self, name: str, data: bytes, filename: str, settings: dict[str, Any] | None) -> VersionSpec:
         def check() -> VersionSpec:
             contents = package.read(data, filename or draft.default_filename(name, data))
-            return draft.build(name, contents, settings, self._ports)
+            return draft.build(name, contents, settings, self._allowed)
 
         async with self._checking:
             return await asyncio.to_thread(check)
@@ -103,6 +108,7 @@ class Changes:
             return _reply(current, unchanged=True)
         publication = Publication(
             self._store,
+            self._wiring,
             self._probe,
             spec,
             data,
@@ -125,7 +131,7 @@ class Changes:
     @asynccontextmanager
     async def _claiming(self, spec: VersionSpec) -> AsyncIterator[None]:
         """Inside, no other deploy of this process takes the paths that ``spec`` is about to take."""
-        if not spec.triggers:
+        if not any(trigger.http for trigger in spec.triggers):
             yield
             return
         async with self._paths:
@@ -135,13 +141,14 @@ class Changes:
                 raise Conflict("; ".join(taken))
             yield
 
-    async def _point_to(self, name: str, version: int) -> None:
+    async def _point_to(self, name: str, version: int) -> int:
+        """Which version was current before."""
         while True:
             found = await self._store.find(name)
             if found is None:
                 raise NotFound(f"there is no function {name}")
             if await self._store.write_record(history.rolled_back(found.record, version), found):
-                return
+                return found.record.current
 
 
 def _reply(spec: VersionSpec, *, unchanged: bool = False) -> api.DeployReply:

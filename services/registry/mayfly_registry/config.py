@@ -1,10 +1,13 @@
 """The registry's knobs."""
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from mayfly_broker import access
 from mayfly_chassis.config import ServiceConfig
+from mayfly_registry.allowed import Allowed
 
 
 class RegistryConfig(ServiceConfig):
@@ -13,3 +16,23 @@ class RegistryConfig(ServiceConfig):
     reconcile_every_s: Annotated[float, Field(gt=0)] = 30.0
     keep_versions: Annotated[int, Field(ge=11, le=1000)] = 50
     platform_ports: frozenset[Annotated[int, Field(ge=1, le=65_535)]] = frozenset()  # functions are kept out of these
+    access_file: Path | None = None  # what of the user's own functions may touch
+    sweep_every_s: Annotated[float, Field(gt=0)] = 5.0  # durable calls to names that no function has
+    events_keep_s: Annotated[float, Field(ge=0)] = 86_400.0  # events that everybody is done with stay so long
+
+    @field_validator("access_file")
+    @classmethod
+    def _readable(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None:
+                if not path.is_file():
+                    raise ValueError("there is no such file")
+                access.read(path)
+        except access.InvalidAccess as error:
+            raise ValueError(str(error)) from None
+        return path
+
+    def allowed(self) -> Allowed:
+        """Raises `InvalidAccess`."""
+        granted = access.NOTHING if self.access_file is None else access.read(self.access_file)
+        return Allowed(self.platform_ports, granted)

@@ -6,7 +6,8 @@ import msgspec
 
 from mayfly_proto import names
 from mayfly_proto.records import VersionSpec
-from mayfly_registry import handler, manifest, package
+from mayfly_registry import handler, manifest, numbers, package
+from mayfly_registry.allowed import Allowed
 from mayfly_registry.errors import InvalidManifest, InvalidRequest
 from mayfly_registry.package import Contents
 
@@ -19,11 +20,11 @@ def default_filename(function: str, data: bytes) -> str:
     return f"{function.rpartition('.')[2]}.{kind}"
 
 
-def build(function: str, contents: Contents, given: dict[str, Any] | None, ports: frozenset[int]) -> VersionSpec:
+def build(function: str, contents: Contents, given: dict[str, Any] | None, allowed: Allowed) -> VersionSpec:
     """Raises `Refusal` with what is wrong. ``given`` None: what the package's own manifest says, else the defaults."""
     if given is None:
         given = _own_settings(function, contents)
-    settings = manifest.check(given, ports)
+    settings = manifest.check(given, allowed)
     chosen = settings.handler or handler.choose(contents)
     handler.check(contents, chosen, settings.concurrency)
     fields = settings.model_dump() | {
@@ -37,8 +38,12 @@ def build(function: str, contents: Contents, given: dict[str, Any] | None, ports
 
 
 def same(one: VersionSpec, other: VersionSpec) -> bool:
-    """Whether they differ in number and time only."""
-    return msgspec.structs.replace(one, version=other.version, created=other.created) == other
+    """Whether they differ in number and time only, and in the numbers of their triggers."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(spec: VersionSpec) -> VersionSpec:
+    return msgspec.structs.replace(spec, version=0, created="", triggers=numbers.without(spec.triggers))
 
 
 def _own_settings(function: str, contents: Contents) -> dict[str, Any]:

@@ -18,13 +18,13 @@ def published(record: FunctionRecord | None, name: str, version: int, keep: int)
         return FunctionRecord(name=name, current=version, versions=[version])
     newest = max(everything(record))
     current = version if version > newest else record.current
-    return _arranged(name, current, [*everything(record), version], keep)
+    return _arranged(record, current, [*everything(record), version], keep)
 
 
 def rolled_back(record: FunctionRecord, version: int) -> FunctionRecord:
     """With ``version`` as the current one. Raises `NotFound`."""
     check(record, version)
-    return _arranged(record.name, version, everything(record), keep=0)
+    return _arranged(record, version, everything(record), keep=0)
 
 
 def check(record: FunctionRecord, version: int) -> None:
@@ -46,17 +46,18 @@ def everything(record: FunctionRecord) -> list[int]:
     return sorted({*record.older, *record.versions, record.current})
 
 
-def _arranged(name: str, current: int, versions: list[int], keep: int) -> FunctionRecord:
-    """``keep`` 0: all."""
+def _arranged(record: FunctionRecord, current: int, versions: list[int], keep: int) -> FunctionRecord:
+    """``keep`` 0: all. A function that is paused stays so."""
     ordered = sorted(set(versions))
     newest = {*ordered[-CALLABLE:], current}
     older = [version for version in ordered if version not in newest]
     room = max(keep - len(newest), 0) if keep else len(older)
     return FunctionRecord(
-        name=name,
+        name=record.name,
         current=current,
         versions=[version for version in ordered if version in newest],
         older=older[len(older) - room :] if room < len(older) else older,
+        paused=record.paused,
     )
 
 

@@ -56,20 +56,23 @@ def _segments(segments: list[str]) -> Shape:
 
 
 def overlap(one: Trigger, other: Trigger) -> bool:
-    """Whether some request fits both equally well."""
+    """Whether some request fits both equally well. Both are http triggers."""
     if shape(one.http) != shape(other.http):
         return False
     return not one.methods or not other.methods or not set(one.methods).isdisjoint(other.methods)
 
 
 def conflicts(triggers: Iterable[Trigger], others: Mapping[str, Iterable[Trigger]]) -> list[str]:
-    """What ``triggers`` may not be, given other functions' triggers by name: one sentence for each conflict."""
+    """What ``triggers`` may not be, given other functions' triggers by name: one sentence for each conflict.
+
+    Those of other kinds than http are passed over.
+    """
     return [
         f"triggers: {describe(trigger)} is taken: function {name} has {describe(theirs)}"
         for trigger in triggers
         for name, trigger_list in sorted(others.items())
         for theirs in trigger_list
-        if overlap(trigger, theirs)
+        if trigger.http and theirs.http and overlap(trigger, theirs)
     ]
 
 

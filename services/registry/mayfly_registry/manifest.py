@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from mayfly_proto import records
 from mayfly_proto.records import VersionSpec
-from mayfly_registry import http_paths
+from mayfly_registry import numbers, patterns, triggers
+from mayfly_registry.allowed import NOTHING, Allowed
 from mayfly_registry.errors import InvalidManifest
 from mayfly_registry.problems import sentence, shown, wrong
+from mayfly_registry.triggers import STRICT, Trigger, allowed_by
 
 FILENAME = "mayfly.toml"
 
@@ -26,49 +27,41 @@ ENV_LIMIT = 32 * 1024  # bytes, names and values together
 RESERVED_ENV = ("MAYFLY_", "AWS_LAMBDA_")
 CONNECT_LIMIT = 64
 TRIGGERS_LIMIT = 100
+LIST_LIMIT = 100
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HANDLER = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*:([A-Za-z_][A-Za-z0-9_]*)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_TOKEN = re.compile(r"subject\.[1-9][0-9]?")
+_HEADER = re.compile(r"(?!subject\.)[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class Retries(BaseModel):
+    model_config = STRICT
+
+    attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    backoff: Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)] = 1.0
+    max_backoff: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = 300.0
+    max_age: Annotated[float, Field(ge=1, le=2_592_000, allow_inf_nan=False)] = 21_600.0
+
+    @model_validator(mode="after")
+    def _grows(self) -> "Retries":
+        if self.max_backoff < self.backoff:
+            raise wrong(f"max_backoff {self.max_backoff:g} is below backoff, which is {self.backoff:g}")
+        return self
 
 
-class Trigger(_Model):
-    http: str
-    methods: list[str] = []
+class Batch(BaseModel):
+    model_config = STRICT
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known_kind(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "http" not in given:
-            kind = next((key for key in given if key not in cls.model_fields), None)
-            named = f"{shown(kind)} is no kind of trigger here" if kind else "says no kind of trigger"
-            raise wrong(f'{named}: http is one, as in {{ http = "/orders/{{id}}" }}')
-        return given
-
-    @field_validator("http")
-    @classmethod
-    def _template(cls, http: str) -> str:
-        try:
-            http_paths.shape(http)
-        except http_paths.InvalidPath as error:
-            raise wrong(f"{shown(http)} {error}") from None
-        return http
-
-    @field_validator("methods")
-    @classmethod
-    def _methods(cls, methods: list[str]) -> list[str]:
-        for method in methods:
-            if method.upper() not in http_paths.METHODS:
-                raise wrong(f"{shown(method)} is no HTTP method: one of {', '.join(http_paths.METHODS)}")
-        return sorted({method.upper() for method in methods})
+    size: Annotated[int, Field(ge=1, le=10_000)] = 100
+    window: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 1.0
 
 
-class Settings(_Model):
+class Settings(BaseModel):
     """Every field's default is the one of `VersionSpec`; ``handler`` None: worked out from the package."""
+
+    model_config = STRICT
 
     handler: str | None = None
     runtime: Literal["python"] = "python"
@@ -86,6 +79,16 @@ class Settings(_Model):
     env: dict[str, str] = {}
     connect: Annotated[list[Annotated[int, Field(ge=1, le=65_535)]], Field(max_length=CONNECT_LIMIT)] = []
     triggers: Annotated[list[Trigger], Field(max_length=TRIGGERS_LIMIT)] = []
+    retries: Retries = Retries()
+    batch: Batch | None = None
+    ordered: str = ""
+    on_success: str = ""
+    on_failure: str = ""
+    publish: Annotated[list[str], Field(max_length=LIST_LIMIT)] = []
+    call: Annotated[list[str], Field(max_length=LIST_LIMIT)] = []
+    kv: Annotated[list[str], Field(max_length=LIST_LIMIT)] = []
+    objects: Annotated[list[str], Field(max_length=LIST_LIMIT)] = []
+    idempotency_ttl: Annotated[int, Field(ge=1, le=2_592_000)] = 86_400
     description: Annotated[str, Field(max_length=1024)] = ""
 
     @field_validator("handler")
@@ -115,20 +118,59 @@ class Settings(_Model):
     @classmethod
     def _connect(cls, connect: list[int], info: ValidationInfo) -> list[int]:
         for port in connect:
-            if port in (info.context or ()):
+            if port in allowed_by(info).platform_ports:
                 raise wrong(f"{port} is the platform's own port: functions are kept out of it")
         return sorted(set(connect))
 
     @field_validator("triggers")
     @classmethod
-    def _triggers(cls, triggers: list[Trigger]) -> list[Trigger]:
-        as_records = [records.Trigger(http=trigger.http, methods=trigger.methods) for trigger in triggers]
-        for index, trigger in enumerate(as_records):
-            for other in as_records[:index]:
-                if http_paths.overlap(trigger, other):
-                    both = f"{http_paths.describe(other)} and {http_paths.describe(trigger)}"
-                    raise wrong(f"{both} take the same requests: leave one of them out")
-        return triggers
+    def _triggers(cls, given: list[Trigger]) -> list[Trigger]:
+        if same := triggers.clash(given):
+            raise wrong(same)
+        return given
+
+    @field_validator("ordered")
+    @classmethod
+    def _ordered(cls, ordered: str) -> str:
+        if ordered and not (_TOKEN.fullmatch(ordered) or _HEADER.fullmatch(ordered)):
+            raise wrong(f"{shown(ordered)} must be a token of the subject, as subject.3, or a header's name")
+        return ordered
+
+    @field_validator("on_success", "on_failure")
+    @classmethod
+    def _destination(cls, subject: str, info: ValidationInfo) -> str:
+        if subject and not patterns.is_plain(subject):
+            raise wrong(f"{shown(subject)} is no subject to publish to: {patterns.PLAIN_RULE}")
+        if subject and (refused := allowed_by(info).publishing(subject)):
+            raise wrong(f"{shown(subject)} {refused}")
+        return subject
+
+    @field_validator("publish")
+    @classmethod
+    def _publish(cls, publish: list[str], info: ValidationInfo) -> list[str]:
+        for subject in publish:
+            if not patterns.is_pattern(subject):
+                raise wrong(f"{shown(subject)} is no subject: {patterns.RULE}")
+            if refused := allowed_by(info).publishing(subject):
+                raise wrong(f"{shown(subject)} {refused}")
+        return sorted(set(publish))
+
+    @field_validator("call")
+    @classmethod
+    def _call(cls, call: list[str]) -> list[str]:
+        for function in call:
+            if not patterns.is_function_pattern(function):
+                raise wrong(f"{shown(function)} names no functions: a name, or one with wildcards, as billing.*")
+        return sorted(set(call))
+
+    @field_validator("kv", "objects")
+    @classmethod
+    def _buckets(cls, buckets: list[str], info: ValidationInfo) -> list[str]:
+        allowed = allowed_by(info)
+        for bucket in buckets:
+            if refused := (allowed.bucket if info.field_name == "kv" else allowed.objects)(bucket):
+                raise wrong(f"{shown(bucket)} {refused}")
+        return sorted(set(buckets))
 
     @field_validator("description")
     @classmethod
@@ -141,26 +183,32 @@ class Settings(_Model):
     def _limits_agree(self) -> "Settings":
         if self.min_instances > self.max_instances:
             raise wrong(f"min_instances: {self.min_instances} is above max_instances, which is {self.max_instances}")
+        if self.batch is not None and self.ordered:
+            raise wrong("batch: does not go with ordered: events of one key would come together with others")
         return self
 
 
-def check(given: Mapping[str, Any], platform_ports: frozenset[int] = frozenset()) -> Settings:
+_TABLES: dict[str, type[BaseModel]] = {"triggers": Trigger, "retries": Retries, "batch": Batch}
+
+
+def check(given: Mapping[str, Any], allowed: Allowed = NOTHING) -> Settings:
     """The settings, or `InvalidManifest` with all that is wrong with them. A null means the default."""
     try:
         present = {field: value for field, value in given.items() if value is not None}
-        return Settings.model_validate(present, context=platform_ports)
+        return Settings.model_validate(present, context=allowed)
     except ValidationError as error:
         raise InvalidManifest([_sentence(problem) for problem in error.errors(include_url=False)]) from None
 
 
 def _sentence(problem: ErrorDetails) -> str:
-    model = Trigger if problem["loc"][:1] == ("triggers",) else Settings
+    model = _TABLES.get(str(problem["loc"][0]) if len(problem["loc"]) > 1 else "", Settings)
     return sentence(problem, list(model.model_fields))
 
 
 def of_version(spec: VersionSpec) -> dict[str, Any]:
     """The settings that a version was made with, for `check` once more."""
-    record = msgspec.to_builtins(spec)
+    plain = msgspec.structs.replace(spec, triggers=numbers.without(spec.triggers))
+    record = msgspec.to_builtins(plain)
     return {field: record[field] for field in Settings.model_fields}
 
 

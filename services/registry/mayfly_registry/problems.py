@@ -10,7 +10,21 @@ from difflib import get_close_matches
 
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-_UNITS = {"memory": " (MB)", "timeout": " (s)", "keep_alive": " (s)"}
+_UNITS = {
+    "memory": " (MB)",
+    **dict.fromkeys(
+        (
+            "timeout",
+            "keep_alive",
+            "retries.backoff",
+            "retries.max_backoff",
+            "retries.max_age",
+            "batch.window",
+            "idempotency_ttl",
+        ),
+        " (s)",
+    ),
+}
 
 _KINDS = {
     "int_type": "a whole number",

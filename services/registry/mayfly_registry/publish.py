@@ -2,8 +2,10 @@
 
     STORED     the package lies in `code`, by its sha256
     NUMBERED   the version has a number that none ever had
-    WRITTEN    its spec lies in `versions`; it is complete, and nobody knows of it
+    WRITTEN    its spec lies in `versions`, its triggers have their numbers, and nobody knows of it
+    WIRED      its consumers and schedules are there; those of the current version are as they were
     PUBLISHED  the function's record names it, by compare-and-set: from now on it is visible
+    SETTLED    what only other versions needed is gone, schedules say what this version says
     ROUTABLE   the owning router has answered for it
 
 Stopped before PUBLISHED (by kill -9, too) nothing is visible, and `reconcile` collects what lies around; after it, the
@@ -12,7 +14,7 @@ version is whole. A deploy that was so slow that its parts may have been collect
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 from enum import Enum
 
@@ -22,9 +24,10 @@ from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import NoResponders, RequestTimeout
 from mayfly_proto import headers, subjects
 from mayfly_proto.records import VersionSpec
-from mayfly_registry import history
+from mayfly_registry import history, numbers
 from mayfly_registry.errors import Conflict, NotRoutable
 from mayfly_registry.store import Store
+from mayfly_registry.wiring import Wiring
 
 _PROBE = headers.block({headers.PROBE: "1"})
 _PROBE_PAUSE_S = (0.005, 0.2)  # first, and at most: it doubles
@@ -34,7 +37,9 @@ class Step(Enum):
     STORED = "stored"
     NUMBERED = "numbered"
     WRITTEN = "written"
+    WIRED = "wired"
     PUBLISHED = "published"
+    SETTLED = "settled"
     ROUTABLE = "routable"
 
 
@@ -42,10 +47,19 @@ class Publication:
     """One new version on its way. ``spec`` has its number once that is known."""
 
     def __init__(
-        self, store: Store, probe: "Probe", spec: VersionSpec, data: bytes, *, keep: int, patience_s: float
+        self,
+        store: Store,
+        wiring: Wiring,
+        probe: "Probe",
+        spec: VersionSpec,
+        data: bytes,
+        *,
+        keep: int,
+        patience_s: float,
     ) -> None:
         self.spec = spec
         self._store = store
+        self._wiring = wiring
         self._probe = probe
         self._data = data
         self._keep = keep
@@ -54,24 +68,44 @@ class Publication:
     async def steps(self, *, based_on: int | None = None) -> AsyncIterator[Step]:
         """Yields each step when it is done. ``based_on``: publish only if that version is current until then.
 
-        Raises `Conflict`, `NotRoutable`, `BusError`.
+        Raises `InvalidManifest` for a stream that does not exist, `Conflict`, `NotRoutable`, `BusError`.
         """
         with self._store.using(self.spec.package.sha256):
             await self._put_code()
             yield Step.STORED
             started = time.monotonic()
             while True:
-                number = await self._store.next_number(self.spec.name)
-                self.spec = msgspec.structs.replace(self.spec, version=number, created=now())
+                await self._number()
                 yield Step.NUMBERED
-                if await self._store.create_spec(self.spec):
+                if await self._write():
                     break
             await self._put_code()  # somebody may have removed it while no spec referred to it
             yield Step.WRITTEN
-            await self._publish(based_on, started)
+            found = await self._store.find(self.spec.name)
+            await self._wiring.prepare(self.spec, paused=found is not None and found.record.paused)
+            yield Step.WIRED
+            before = await self._publish(based_on, started)
         yield Step.PUBLISHED
+        await settle(self._store, self._wiring, self.spec.name, leaving={before, self.spec.version})
+        yield Step.SETTLED
         await self._probe.answered(self.spec.name, self.spec.version)
         yield Step.ROUTABLE
+
+    async def _number(self) -> None:
+        """Choose numbers for the version and for its new triggers."""
+        others = await self._store.specs_of(self.spec.name)
+        triggers = numbers.numbered(self.spec.triggers, others)
+        version = await self._store.next_number(self.spec.name)
+        self.spec = msgspec.structs.replace(self.spec, version=version, created=now(), triggers=triggers)
+
+    async def _write(self) -> bool:
+        """Whether it could: False when another deploy has taken a number of ours meanwhile."""
+        if not await self._store.create_spec(self.spec):
+            return False
+        if numbers.clash(self.spec, await self._store.specs_of(self.spec.name)):
+            await self._store.delete_spec(self.spec.name, self.spec.version)
+            return False
+        return True
 
     async def _put_code(self) -> None:
         package = self.spec.package
@@ -79,7 +113,8 @@ class Publication:
         if there is None or there.size != package.size:
             await self._store.code.put(package.sha256, self._data)
 
-    async def _publish(self, based_on: int | None, started: float) -> None:
+    async def _publish(self, based_on: int | None, started: float) -> int | None:
+        """Which version was current before."""
         name, number = self.spec.name, self.spec.version
         while True:
             found = await self._store.find(name)
@@ -89,7 +124,17 @@ class Publication:
             if time.monotonic() - started > self._patience_s:
                 raise Conflict(f"version {number} of {name} took too long to publish: deploy again")
             if await self._store.write_record(record, found):
-                return
+                return found.record.current if found else None
+
+
+async def settle(store: Store, wiring: Wiring, name: str, *, leaving: Iterable[int | None]) -> None:
+    """Once the record has changed: what versions in ``leaving`` had and the current one has not goes."""
+    found = await store.find(name)
+    spec = await store.find_spec(name, found.record.current) if found else None
+    if found is None or spec is None:  # deleted meanwhile
+        return
+    others = [await store.find_spec(name, v) for v in leaving if v is not None and v != spec.version]
+    await wiring.finish(spec, [other for other in others if other is not None], paused=found.record.paused)
 
 
 class Probe:

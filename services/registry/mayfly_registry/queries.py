@@ -7,7 +7,7 @@ import msgspec
 
 from mayfly_proto import api, storage
 from mayfly_proto.records import FunctionRecord, VersionSpec
-from mayfly_registry import draft, history, http_paths, package
+from mayfly_registry import draft, history, package, triggers
 from mayfly_registry.store import Store
 
 ENTRIES_SHOWN = 1000
@@ -77,7 +77,7 @@ def _summary(spec: VersionSpec) -> api.FunctionSummary:
         min_instances=spec.min_instances,
         max_instances=spec.max_instances,
         keep_alive_s=spec.keep_alive_s,
-        triggers=", ".join(map(http_paths.describe, spec.triggers)),
+        triggers=", ".join(map(triggers.describe, spec.triggers)),
         size=spec.package.size,
         created=spec.created,
         description=spec.description,

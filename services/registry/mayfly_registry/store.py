@@ -56,7 +56,16 @@ class Store:
         return found.record
 
     async def records(self) -> dict[str, FunctionRecord]:
-        return dict(_readable(await self._functions.load(), FunctionRecord))
+        return (await self.snapshot())[0]
+
+    async def snapshot(self) -> tuple[dict[str, FunctionRecord], set[str]]:
+        """All records, and the names of those that somebody has broken by hand."""
+        entries = await self._functions.load()
+        records = dict(_readable(entries, FunctionRecord))
+        return records, entries.keys() - records.keys()
+
+    async def exists(self, name: str) -> bool:
+        return await self._functions.get(name) is not None
 
     async def write_record(self, record: FunctionRecord, found: Found | None) -> bool:
         """Replace what was found by ``record``; False when somebody else has been faster."""
@@ -118,6 +127,11 @@ class Store:
     async def specs(self) -> dict[str, VersionSpec]:
         """All, by key."""
         return dict(_readable(await self._versions.load(), VersionSpec))
+
+    async def specs_of(self, name: str) -> list[VersionSpec]:
+        """All of one function, published or not."""
+        entries = await self._versions.load(f"{name}.")
+        return [spec for _, spec in _readable(entries, VersionSpec) if spec.name == name]
 
     async def delete_spec(self, name: str, version: int) -> None:
         await self._versions.delete(storage.version_key(name, version))

@@ -1,0 +1,106 @@
+"""Keeps consumers, schedules and events as they should be: what the reconciler does beside collecting leftovers."""
+
+from datetime import datetime, timedelta
+
+import msgspec
+import structlog
+
+from mayfly_chassis import jetstream
+from mayfly_chassis.bus import Bus
+from mayfly_proto import storage, subjects
+from mayfly_registry import repair, retention
+from mayfly_registry.consumers import Info
+from mayfly_registry.errors import Refusal
+from mayfly_registry.repair import Wishes
+from mayfly_registry.retention import Kept
+from mayfly_registry.store import Store
+from mayfly_registry.wanted import Consumer
+from mayfly_registry.wiring import Wiring
+
+_log = structlog.get_logger()
+
+
+class Upkeep:
+    """Each method raises `BusError`; the next round goes on where one stopped."""
+
+    def __init__(self, bus: Bus, store: Store, wiring: Wiring) -> None:
+        self._bus = bus
+        self._store = store
+        self._wiring = wiring
+
+    async def consumers_and_schedules(self, young: datetime) -> None:
+        """``young``: what was made after that may belong to a deploy that is on its way."""
+        specs, (records, broken) = (await self._store.specs()).values(), await self._store.snapshot()
+        wishes = repair.wishes(specs, records, broken, young)
+        found = await self._wiring.consumers.on(repair.streams(specs))
+        plan = repair.plan(wishes, found, records, young)
+        for consumer in plan.make:
+            await self._make(consumer)
+        for info in plan.remove:
+            await self._remove(info, young)
+        for consumer in (*plan.pause, *plan.resume):
+            await self._pause(consumer)
+        await self._schedules(wishes, young)
+
+    async def events(self, now: datetime, keep_s: float) -> None:
+        """Remove those that may go."""
+        info = await jetstream.api(self._bus, subjects.stream_info(storage.EVENTS))  # before the consumers
+        kept = Kept(
+            first_sequence=info["state"]["first_seq"],
+            last_sequence=info["state"]["last_seq"],
+            size=info["state"]["bytes"],
+            size_limit=info["config"]["max_bytes"],
+        )
+        if not info["state"]["messages"]:
+            return
+        consumers = await self._wiring.consumers.on([storage.EVENTS])
+        since = now - timedelta(seconds=keep_s)
+        young = await jetstream.first(self._bus, storage.EVENTS, subjects.EVENTS, since=since)
+        below = retention.purge_below(kept, consumers, young.sequence if young else None)
+        if below is not None:
+            await jetstream.api(self._bus, subjects.stream_purge(storage.EVENTS), {"seq": below})
+            _log.info("events.removed", below=below)
+
+    async def _make(self, consumer: Consumer) -> None:
+        record = await self._store.find(consumer.function)
+        if record is None:
+            return
+        try:
+            await self._wiring.consumers.ensure(consumer, paused=record.record.paused)
+            _log.warning("consumer.made_again", function=consumer.function, stream=consumer.stream)
+        except Refusal as error:  # the stream is gone, or somebody else's consumer has that name
+            _log.warning("consumer.impossible", function=consumer.function, error=str(error))
+
+    async def _remove(self, info: Info, young: datetime) -> None:
+        if repair.removable(await self._wishes_of(info.function, young), info, young):
+            await self._wiring.consumers.remove(info.function, *info.key)
+            _log.info("consumer.removed", function=info.function, stream=info.stream, consumer=info.name)
+
+    async def _pause(self, consumer: Consumer) -> None:
+        """As the record says now: it may have changed since the plan."""
+        if found := await self._store.find(consumer.function):
+            await self._wiring.consumers.pause(*consumer.key, paused=found.record.paused)
+
+    async def _schedules(self, wishes: Wishes, young: datetime) -> None:
+        found = await jetstream.counts(self._bus, storage.SCHEDULES, subjects.SCHEDULES)
+        strays = await self._wiring.find_schedules(repair.stray_schedules(found, wishes))
+        for subject, message in strays.items():
+            if message.time < young:
+                await self._wiring.purge(subject)
+                _log.info("schedule.removed", subject=subject)
+        due = await jetstream.counts(self._bus, storage.SCHEDULES, subjects.ALL_DUE)
+        for subject in repair.stray_due(due, wishes):
+            await self._wiring.purge(subject)
+            _log.info("due.removed", subject=subject)
+        for function in {late.function for late in await self._wiring.differing(wishes.schedules.values())}:
+            fresh = await self._wishes_of(function, young)  # it may have been deployed since
+            await self._wiring.schedule(fresh.schedules.values(), replace=True)
+            _log.warning("schedules.made_again", function=function)
+
+    async def _wishes_of(self, function: str, young: datetime) -> Wishes:
+        specs = await self._store.specs_of(function)
+        try:
+            found = await self._store.find(function)
+        except msgspec.MsgspecError:
+            return repair.wishes(specs, {}, [function], young)
+        return repair.wishes(specs, {function: found.record} if found else {}, [], young)
