@@ -1,4 +1,4 @@
-"""Consumers and schedules follow what is deployed: made before it is visible, kept while it is the same, removed after."""
+"""Consumers and schedules follow what is deployed: made before it is visible, kept while it is the same, then gone."""
 
 import json
 from collections.abc import AsyncIterator
@@ -55,7 +55,7 @@ async def publish_event(bus: Bus, name: str, payload: bytes = b"1") -> int:
 
 
 async def test_deployed_trigger_has_no_consumer(bus: Bus, connect: Connect) -> None:
-    """Each durable trigger has a consumer of its own, calls and what is due have one each, all pullable and explicit."""
+    """Each durable trigger has a consumer of its own; calls and what is due have one each."""
     made = await deploy(bus, spec(CREATED, {"event": "orders.eu.paid"}, EVERY, {"http": "/x"}))
     assert [trigger.number for trigger in made.triggers] == [1, 2, 3, 0]
     found = await consumers(bus)
@@ -170,7 +170,7 @@ async def test_start_of_a_trigger_is_not_what_it_says(bus: Bus, connect: Connect
 
 
 async def test_deleted_function_leaves_something(bus: Bus) -> None:
-    """Consumers, schedules, retries and what is due go with the function; another whose name begins so keeps its own."""
+    """Consumers, schedules, retries and what is due go with it; another whose name begins so keeps its own."""
     await deploy(bus, spec(CREATED, EVERY))
     await deploy(bus, spec(CREATED, EVERY, name="hello.world"))
     for function in ("hello", "hello.world"):

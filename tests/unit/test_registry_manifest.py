@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mayfly_proto.records import Package, Trigger, VersionSpec
+from mayfly_proto.records import Batch, Package, Retries, Trigger, VersionSpec
 from mayfly_registry import manifest
 from mayfly_registry.allowed import Allowed
 from mayfly_registry.errors import InvalidManifest
@@ -41,9 +41,32 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"connect": [0]}, "connect[0]: 0 is too small: at least 1"),
     ({"connect": [4222]}, "connect: 4222 is the platform's own port: functions are kept out of it"),
     (
-        {"triggers": [{"schedule": "* * * * *"}]},
-        'triggers[0]: "schedule" is no kind of trigger here: http is one, as in { http = "/orders/{id}" }',
+        {"triggers": [{"queue": "q"}]},
+        'triggers[0]: "queue" is no kind of trigger: one of http, event, schedule, object, subject, as in { event =',
     ),
+    ({"retries": {"attempts": 0}}, "retries.attempts: 0 is too small: at least 1"),
+    ({"retries": {"backoff": 0.01}}, "retries.backoff: 0.01 is too small: at least 0.1 (s)"),
+    ({"retries": {"max_age": 2_592_001}}, "retries.max_age: 2592001 is too large: at most 2592000 (s)"),
+    ({"retries": {"backoff": 9, "max_backoff": 3}}, "retries: max_backoff 3 is below backoff, which is 9"),
+    ({"retries": {"atempts": 3}}, "retries.atempts: no such setting: did you mean attempts?"),
+    ({"batch": {"size": 0}}, "batch.size: 0 is too small: at least 1"),
+    ({"batch": {}, "ordered": "subject.3"}, "batch: does not go with ordered"),
+    (
+        {"ordered": "subject.0"},
+        'ordered: "subject.0" must be a token of the subject, as subject.3, or a header\'s name',
+    ),
+    ({"ordered": "my key"}, 'ordered: "my key" must be a token of the subject'),
+    ({"on_success": "event.done.*"}, 'on_success: "event.done.*" is no subject to publish to: words joined by dots'),
+    ({"on_failure": "alerts.x"}, 'on_failure: "alerts.x" may not be published to by functions here: whoever runs the'),
+    ({"publish": ["event..x"]}, 'publish: "event..x" is no subject: words joined by dots, * for one'),
+    (
+        {"publish": [">"]},
+        'publish: ">" may not be published to by functions here: whoever runs the platform can add it',
+    ),
+    ({"call": ["Billing"]}, 'call: "Billing" names no functions'),
+    ({"kv": ["carts"]}, 'kv: "carts" may not be used by functions here: whoever runs the platform can add it to kv_b'),
+    ({"objects": ["uploads"]}, 'objects: "uploads" may not be used by functions here'),
+    ({"idempotency_ttl": 0}, "idempotency_ttl: 0 is too small: at least 1 (s)"),
     ({"triggers": [{"http": "orders"}]}, 'triggers[0].http: "orders" must start with /, for example /orders/{id}'),
     ({"triggers": [{"http": "/a/{b"}]}, "triggers[0].http: \"/a/{b\" segment '{b' must be a plain word or one"),
     ({"triggers": [{"http": "/api/x"}]}, 'triggers[0].http: "/api/x" /api belongs to the platform'),
@@ -104,7 +127,11 @@ def test_settings_do_not_survive_a_version() -> None:
         "timeout": 0.5,
         "env": {"A": "b"},
         "connect": [5432],
-        "triggers": [{"http": "/a/{b}", "methods": ["get", "PUT"]}],
+        "triggers": [{"http": "/a/{b}", "methods": ["get", "PUT"]}, {"schedule": "@every  5s", "payload": {"a": [1]}}],
+        "retries": {"attempts": 5, "backoff": 2},
+        "batch": {"size": 7},
+        "on_success": "event.done",
+        "call": ["b.*"],
     }
     checked = manifest.check(settings)
     package = Package(sha256="", size=0, format="py", filename="a.py")
@@ -119,7 +146,14 @@ def test_settings_do_not_survive_a_version() -> None:
         timeout_s=0.5,
         env={"A": "b"},
         connect=[5432],
-        triggers=[Trigger(http="/a/{b}", methods=["GET", "PUT"])],
+        triggers=[
+            Trigger(http="/a/{b}", methods=["GET", "PUT"]),
+            Trigger(schedule="@every 5s", payload={"a": [1]}, number=3),
+        ],
+        retries=Retries(attempts=5, backoff_s=2),
+        batch=Batch(size=7),
+        on_success="event.done",
+        call=["b.*"],
     )
     assert manifest.check(manifest.of_version(spec)) == checked
 

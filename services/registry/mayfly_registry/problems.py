@@ -74,9 +74,9 @@ def _what(problem: ErrorDetails, *, secret: bool, unit: str) -> str:
         case "missing":
             return "is missing"
         case "greater_than_equal":
-            return f"{value} is too small: at least {bound['ge']:g}{unit}"
+            return f"{value} is too small: at least {bound['ge']:.15g}{unit}"
         case "less_than_equal":
-            return f"{value} is too large: at most {bound['le']:g}{unit}"
+            return f"{value} is too large: at most {bound['le']:.15g}{unit}"
         case "literal_error":
             return f"{value} is not given by this platform: must be {bound['expected']}"
         case "too_long":

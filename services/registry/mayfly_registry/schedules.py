@@ -81,12 +81,13 @@ def for_server(schedule: str) -> str:
 def next_times(schedule: str, zone: str, after: datetime, count: int, since: datetime | None = None) -> list[str]:
     """RFC 3339 with the zone's offset. ``since``: when an ``@every`` schedule was made; it keeps that phase."""
     period = every(schedule)
-    times = _periodic(period, since or after, after) if period else _cron(schedule, zone, after)
+    times = _periodic(period, since or after, after) if period else cron_times(six_fields(schedule), zone, after)
     return [time.isoformat() for time in itertools.islice(times, count)]
 
 
-def _cron(schedule: str, zone: str, after: datetime) -> Iterator[datetime]:
-    return iter(CronSim(six_fields(schedule), after.astimezone(ZoneInfo(zone) if zone else UTC)))
+def cron_times(fields: str, zone: str, after: datetime) -> Iterator[datetime]:
+    """Of six fields: with five cronsim would go by Debian's rules for daylight saving, and nats-server does not."""
+    return iter(CronSim(fields, after.astimezone(ZoneInfo(zone) if zone else UTC)))
 
 
 def _periodic(period: timedelta, since: datetime, after: datetime) -> Iterator[datetime]:
