@@ -1,13 +1,16 @@
 """``python -m mayfly_broker config|roles`` prints the plain configuration; ``bootstrap`` makes streams and buckets.
 
+``--access FILE`` is for ``roles``: what of the user's own functions may touch.
+
 ``bootstrap`` reads MAYFLY_NATS_URL, MAYFLY_NATS_USER (operator) and MAYFLY_NATS_PASSWORD_FILE.
 """
 
 import argparse
 import asyncio
 import sys
+from pathlib import Path
 
-from mayfly_broker import config
+from mayfly_broker import access, config
 from mayfly_broker.bootstrap import BootstrapError, bootstrap
 from mayfly_broker.roles import OPERATOR, ROLES
 from mayfly_chassis.bus import Bus
@@ -18,9 +21,12 @@ from mayfly_chassis.errors import BusError, Unauthorized
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mayfly_broker", description=__doc__)
     parser.add_argument("command", nargs="?", choices=("config", "roles", "bootstrap"), default="config")
-    command = parser.parse_args().command
-    if command != "bootstrap":
-        sys.stdout.write(config.plain() if command == "config" else config.plain_roles())
+    parser.add_argument("--access", type=Path, metavar="FILE", help="with roles: an access.toml")
+    arguments = parser.parse_args()
+    if arguments.access is not None and not (arguments.command == "roles" and arguments.access.is_file()):
+        parser.error("--access: goes with roles, and names a file that is there")
+    if arguments.command != "bootstrap":
+        _print(arguments.command, arguments.access)
         return
     try:
         asyncio.run(_bootstrap(load(ServiceConfig, "broker")))
@@ -29,6 +35,17 @@ def main() -> None:
         sys.exit(2)
     except (BusError, BootstrapError) as error:
         sys.exit(f"mayfly_broker: {error}")
+
+
+def _print(command: str, access_file: Path | None) -> None:
+    if command == "config":
+        sys.stdout.write(config.plain())
+        return
+    try:
+        granted = access.NOTHING if access_file is None else access.read(access_file)
+    except access.InvalidAccess as error:
+        sys.exit(f"mayfly_broker: {error}")
+    sys.stdout.write(config.plain_roles(granted))
 
 
 async def _bootstrap(settings: ServiceConfig) -> None:

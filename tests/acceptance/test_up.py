@@ -91,6 +91,31 @@ def test_second_platform_on_the_same_data_is_refused(platform: Platform) -> None
     assert f"in use by another `mayfly up` (process {platform.process.pid})" in done.stderr
 
 
+SENSOR = "def handler(event, context):\n    return event\n"
+
+
+def test_access_is_not_what_the_file_says(tmp_path: Path) -> None:
+    """The server's roles and the registry follow one access.toml; a file that is wrong ends `up` with one line."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "access.toml").write_text('trigger_subjects = ["sensors.>"]\n')
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "main.py").write_text(SENSOR)
+    manifest = project / "mayfly.toml"
+    with running(tmp_path) as platform:
+        manifest.write_text('[functions.a]\ntriggers = [{ subject = "sensors.*" }]\n')
+        platform.cli("deploy", str(project))
+        manifest.write_text('[functions.b]\ntriggers = [{ subject = "stocks.*" }]\n')
+        refused = platform.cli("deploy", str(project), check=False)
+        assert "trigger_subjects in access.toml" in refused.stderr
+    (tmp_path / "other.toml").write_text("trigger_subjects = 3\n")
+    command = ("up", "--port", "0", "--nats-port", "0", "--access", str(tmp_path / "other.toml"))
+    done = platform.cli(*command, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "other.toml: trigger_subjects" in done.stderr
+
+
 @pytest.mark.parametrize(("option", "address"), [("--port", "http"), ("--nats-port", "nats")])
 def test_port_that_is_taken_is_said(platform: Platform, tmp_path: Path, option: str, address: str) -> None:
     """With the option that chooses another one."""

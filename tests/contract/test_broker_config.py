@@ -69,6 +69,22 @@ def test_the_files_are_what_the_command_prints(command: str, file: str) -> None:
     assert made.stdout == (FOLDER / file).read_text(), f"python -m mayfly_broker {command} > broker_config/{file}"
 
 
+def test_what_is_granted_is_in_no_role(tmp_path: Path) -> None:
+    """`roles --access` gives router and worker the user's subjects and buckets; a wrong file is said in one line."""
+    file = tmp_path / "access.toml"
+    file.write_text('trigger_subjects = ["sensors.>"]\nkv_buckets = ["carts"]\n')
+    command = [sys.executable, "-m", "mayfly_broker", "roles", "--access", str(file)]
+    made = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "sensors.>" in made.stdout
+    assert subjects.kv("carts", ">") in made.stdout
+    file.write_text('trigger_subjects = ["event.>"]\n')
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "trigger_subjects" in refused.stderr
+    file.unlink()
+    assert subprocess.run(command, capture_output=True, text=True).returncode == 2
+
+
 async def test_a_server_of_ones_own(tmp_path: Path, eventually: Eventually) -> None:
     """The files start a server; `bootstrap` makes its buckets; roles have their passwords, and nobody else comes in."""
     with own_server(tmp_path, PASSWORDS) as process:

@@ -17,6 +17,7 @@ import pytest
 from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
+from mayfly_chassis.config import ConfigError, load
 from mayfly_chassis.objects import ObjectStore
 from mayfly_chassis.service import running
 from mayfly_proto import api, headers, storage, subjects
@@ -42,6 +43,8 @@ REPLIES: dict[str, Any] = {
     api.DESCRIBE: api.FunctionDescription,
     api.CODE: api.CodeReply,
     api.DELETE: api.DeleteReply,
+    api.PAUSE: api.PauseReply,
+    api.RESUME: api.PauseReply,
 }
 
 
@@ -342,7 +345,7 @@ async def test_registry_cannot_be_found_by_the_nats_command(start: Start, connec
     operator = await connect("operator")
     reply = await operator.request(subjects.service_verb("INFO", "registry"))
     endpoints = msgspec.json.decode(reply.payload)["endpoints"]
-    assert {endpoint["name"] for endpoint in endpoints} == set(api.VERBS)
+    assert {endpoint["name"] for endpoint in endpoints} >= {*api.VERBS, "schedule-list"}
 
 
 async def test_stop_hangs_in_the_middle_of_reconciling(server: EmbeddedServer, tmp_path: Path) -> None:
@@ -353,3 +356,39 @@ async def test_stop_hangs_in_the_middle_of_reconciling(server: EmbeddedServer, t
     for moment in range(30):
         async with asyncio.timeout(5), running("registry", app, config):
             await asyncio.sleep(moment * 0.0003)
+
+
+async def test_verbs_of_events_are_not_offered(router: Bus, start: Start, ask: Ask, connect: Connect) -> None:
+    """Pause, resume and the timetable over the API; a call to an unknown name is swept up by the service itself."""
+    await start(sweep_every_s=0.05)
+    triggers = [{"event": "a.*"}, {"schedule": "@daily", "timezone": "Europe/Amsterdam"}]
+    await ask(api.DEPLOY, name="hello", source=HELLO, settings={"triggers": triggers})
+    (row,) = await ask(api.LIST)
+    assert row.triggers == "event a.*, schedule @daily Europe/Amsterdam"
+    assert (await ask(api.PAUSE, name="hello")).paused
+    assert not (await ask(api.RESUME, name="hello")).paused
+    assert "no function nobody" in await refused(ask(api.PAUSE, name="nobody"), ErrorType.NOT_FOUND)
+    gateway = await connect("gateway")
+    reply = await gateway.request(subjects.api(api.SCHEDULE, api.LIST), b'{"count": 1}')
+    (schedule,) = api.decode(reply.payload, list[api.Schedule])
+    assert (schedule.function, schedule.number, len(schedule.next)) == ("hello", 2, 1)
+    await jetstream.publish(gateway, subjects.async_call("nobody"), b"lost?")
+    async with asyncio.timeout(5):
+        while await jetstream.last(await connect("registry"), storage.DLQ, subjects.dead_letter("nobody")) is None:
+            await asyncio.sleep(0.02)
+
+
+async def test_access_file_is_not_read(router: Bus, start: Start, ask: Ask, tmp_path: Path) -> None:
+    """What `MAYFLY_REGISTRY_ACCESS_FILE` grants can be deployed; a wrong file stops the registry at its start."""
+    file = tmp_path / "access.toml"
+    file.write_text('publish_subjects = ["alerts.>"]')
+    await start(access_file=file)
+    await ask(api.DEPLOY, name="hello", source=HELLO, settings={"publish": ["alerts.x"]})
+    sentence = await refused(
+        ask(api.DEPLOY, name="other", source=HELLO, settings={"publish": ["stocks.x"]}), ErrorType.BAD_REQUEST
+    )
+    assert "publish_subjects in access.toml" in sentence
+    file.write_text('publish_subjects = ["fn.>"]')
+    for wrong in (file, tmp_path / "nothing"):
+        with pytest.raises(ConfigError, match=rf"MAYFLY_REGISTRY_ACCESS_FILE={wrong}"):
+            load(RegistryConfig, "registry", {"MAYFLY_REGISTRY_ACCESS_FILE": str(wrong)})

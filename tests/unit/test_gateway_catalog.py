@@ -1,5 +1,6 @@
 """What there is to call, out of the changes of two buckets that arrive in any order."""
 
+import msgspec
 import pytest
 
 from mayfly_gateway.catalog import Catalog
@@ -61,6 +62,16 @@ def test_what_a_stranger_types_is_never_a_subject(text: str) -> None:
     """Wildcards, spaces, endless numbers and second spellings are refused before anything is sent."""
     with pytest.raises(names.InvalidName):
         Catalog().target(text)
+
+
+def test_trigger_of_another_kind_takes_the_root_path() -> None:
+    """Only http triggers have paths."""
+    catalog = Catalog()
+    catalog.function_changed("hello", record(1, 1))
+    made = records.decode(spec(1), VersionSpec)
+    other = msgspec.structs.replace(made, triggers=[Trigger(event="a"), Trigger(schedule="@hourly", number=1)])
+    catalog.version_changed("hello.1", records.encode(other))
+    assert catalog.routes().find("GET", "/") is None
 
 
 def test_routes_are_those_of_current_versions() -> None:

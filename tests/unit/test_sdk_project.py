@@ -92,3 +92,12 @@ def test_what_cannot_be_a_function_is_said(tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_text("")
     with pytest.raises(NotPackable, match=name.partition(".")[0]):
         from_path(tmp_path / name)
+
+
+def test_table_of_retries_is_taken_for_a_function(tmp_path: Path) -> None:
+    """Settings that are tables themselves do not make a function of two parts."""
+    (tmp_path / "main.py").write_text("")
+    (tmp_path / "mayfly.toml").write_text(
+        "[functions.a]\nretries = { attempts = 1 }\n[functions.b.batch]\nsize = 3\n[functions.c.d]\nmemory = 64\n"
+    )
+    assert [source.name for source in from_path(tmp_path)] == ["a", "b", "c.d"]

@@ -48,6 +48,14 @@ def test_nodes_share_the_memory_and_nothing_else(directory: DataDirectory) -> No
     assert len({spec.name for spec in workers}) == 2
 
 
+def test_registry_does_not_know_what_is_granted(directory: DataDirectory) -> None:
+    """The roles and the registry follow one file, wherever `up` was started."""
+    (registry,) = [spec for spec in specs(directory, access=Path("a.toml")) if spec.service == "registry"]
+    assert registry.settings["MAYFLY_REGISTRY_ACCESS_FILE"] == str(Path.cwd() / "a.toml")
+    (registry,) = [spec for spec in specs(directory) if spec.service == "registry"]
+    assert "MAYFLY_REGISTRY_ACCESS_FILE" not in registry.settings
+
+
 def test_no_secret_is_in_an_environment(directory: DataDirectory) -> None:
     """Environments can be read by others (/proc, crash reports): services get the names of private files."""
     settings = [value for spec in specs(directory) for value in spec.settings.values()]

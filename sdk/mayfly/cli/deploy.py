@@ -34,6 +34,12 @@ _SETTINGS = (
     click.option("--description", metavar="TEXT"),
     click.option("--env", multiple=True, metavar="NAME=VALUE", help="May be given several times."),
     click.option("--http", multiple=True, metavar="[METHOD,...] PATH", help='A path to serve: "GET /orders/{id}".'),
+    click.option("--event", multiple=True, metavar="SUBJECT", help="Events to run for: orders.*.created."),
+    click.option("--schedule", multiple=True, metavar="CRON", help='Times to run at: "*/5 * * * *", "@every 30s".'),
+    click.option("--ordered", metavar="TOKEN", help="One by one for each key: subject.3, or a header's name."),
+    click.option("--on-success", metavar="SUBJECT", help="Where results of events and durable calls are published."),
+    click.option("--on-failure", metavar="SUBJECT", help="Where what failed for good is published."),
+    click.option("--idempotency-ttl", type=int, metavar="SECONDS", help="How long an idempotency key is remembered."),
 )
 
 
@@ -121,9 +127,9 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     settings = {name: value for name, value in options.items() if value is not None and value != ()}
     if "env" in settings:
         settings["env"] = dict(_variable(text) for text in settings["env"])
-    if "http" in settings:
-        settings["triggers"] = [_trigger(text) for text in settings.pop("http")]
-    return settings
+    triggers = [_http(text) for text in settings.pop("http", ())]
+    triggers += [{kind: text} for kind in ("event", "schedule") for text in settings.pop(kind, ())]
+    return settings | ({"triggers": triggers} if triggers else {})
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -133,7 +139,7 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _trigger(text: str) -> dict[str, Any]:
+def _http(text: str) -> dict[str, Any]:
     methods, _, path = text.rpartition(" ")
     return {"http": path, "methods": [method.upper() for method in methods.replace(",", " ").split()]}
 

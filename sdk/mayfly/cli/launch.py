@@ -31,13 +31,28 @@ class _Terminal:
     "--node-memory", type=click.IntRange(min=32), metavar="MB", help="Of each [default: 80 % of all, shared]."
 )
 @click.option("--secure", is_flag=True, help="Refuse NATS connections without credentials.")
+@click.option(
+    "--access",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="What of your own subjects, streams and buckets functions may touch [default: access.toml in the data].",
+)
 @click.option("--verbose", is_flag=True, help="Show the services' logs here too.")
 def up(
-    data: str, host: str, port: int, nats_port: int, nodes: int, node_memory: int | None, secure: bool, verbose: bool
+    data: str,
+    host: str,
+    port: int,
+    nats_port: int,
+    nodes: int,
+    node_memory: int | None,
+    secure: bool,
+    access: Path | None,
+    verbose: bool,
 ) -> None:
     """Run a whole platform on this machine until Ctrl-C."""
     from mayfly.launcher import directory, plan, ports, supervisor
     from mayfly.launcher.up import up as live
+    from mayfly_broker.access import InvalidAccess
     from mayfly_broker.bootstrap import BootstrapError
 
     options = plan.Options(
@@ -49,8 +64,9 @@ def up(
         node_memory_mb=node_memory,
         secure=secure,
         verbose=verbose,
+        access=access,
     )
     try:
         asyncio.run(live(options, _Terminal()))
-    except (directory.InUse, ports.PortTaken, supervisor.StartFailed, BootstrapError) as error:
+    except (directory.InUse, ports.PortTaken, supervisor.StartFailed, BootstrapError, InvalidAccess) as error:
         raise Failure(str(error)) from None

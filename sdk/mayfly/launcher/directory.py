@@ -1,6 +1,7 @@
 """The data directory: all that one platform keeps, private to its owner and used by one `mayfly up` at a time.
 
 DIR/platform.json      where the platform is and how to get in
+DIR/access.toml        what of the user's own functions may touch; written by the user, if at all
 DIR/secrets/<name>     NATS passwords by role, and the management token: made once, kept
 DIR/nats/              JetStream, and the server's log
 DIR/nodes/<node>/      what a worker keeps: its code cache

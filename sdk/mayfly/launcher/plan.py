@@ -24,6 +24,7 @@ class Options:
     node_memory_mb: int | None  # None: most of the machine's, shared out
     secure: bool
     verbose: bool
+    access: Path | None = None  # file that says what of the user's own functions may touch
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,9 @@ def services(options: Options, directory: DataDirectory, *, nats_url: str, machi
     ]
     # The slowest to start come first.
     specs = [Spec("gateway", "gateway", gateway), *own]
-    specs += [Spec(name, name, {}) for name in ("registry", "router", "activator")]
+    registry = {"MAYFLY_REGISTRY_ACCESS_FILE": str(options.access.absolute())} if options.access else {}
+    specs += [Spec("registry", "registry", registry)]
+    specs += [Spec(name, name, {}) for name in ("router", "activator")]
     ports = (options.nats_port, options.port)  # which functions are kept out of
     return [Spec(s.service, s.name, {**_shared(s.service, directory, nats_url, ports), **s.settings}) for s in specs]
 

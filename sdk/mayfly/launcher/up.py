@@ -10,6 +10,7 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from mayfly import platform_file
@@ -18,6 +19,7 @@ from mayfly.launcher.directory import TOKEN, DataDirectory
 from mayfly.launcher.run import NatsRun, Run, ServiceRun
 from mayfly.launcher.supervisor import Service, Supervisor
 from mayfly.platform_file import Platform
+from mayfly_broker import access
 from mayfly_broker.bootstrap import bootstrap
 from mayfly_broker.roles import OPERATOR, ROLES
 from mayfly_broker.server import EmbeddedServer
@@ -44,11 +46,15 @@ class Terminal(Protocol):
 
 
 async def up(options: plan.Options, terminal: Terminal) -> None:
-    """Returns after SIGINT or SIGTERM. Raises `InUse`, `PortTaken`, `StartFailed` or `BootstrapError`."""
+    """Returns after SIGINT or SIGTERM.
+
+    Raises `InUse`, `PortTaken`, `InvalidAccess`, `StartFailed` or `BootstrapError`.
+    """
     directory = DataDirectory(options.data)
     with directory.locked():
         options = replace(
             options,
+            access=options.access or _own_access(directory),
             port=ports.choose(options.host, options.port, "--port"),
             nats_port=ports.choose("127.0.0.1", options.nats_port, "--nats-port"),
         )
@@ -68,6 +74,7 @@ class _Life:
             port=options.nats_port,
             passwords={role: directory.secret(role) for role in ROLES},
             anonymous=not options.secure,
+            access=access.read(options.access) if options.access else access.NOTHING,
         )
         self._platform = Platform(
             nats=self._server.url,
@@ -170,6 +177,11 @@ class _Life:
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
+
+
+def _own_access(directory: DataDirectory) -> Path | None:
+    file = directory.path / access.FILENAME
+    return file if file.exists() else None
 
 
 async def _isolation(bus: Bus) -> list[str]:

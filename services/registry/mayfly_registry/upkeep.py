@@ -1,6 +1,9 @@
 """Keeps consumers, schedules and events as they should be: what the reconciler does beside collecting leftovers."""
 
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -16,6 +19,10 @@ from mayfly_registry.retention import Kept
 from mayfly_registry.store import Store
 from mayfly_registry.wanted import Consumer
 from mayfly_registry.wiring import Wiring
+
+T = TypeVar("T")
+
+_AT_ONCE = 64  # requests to the server
 
 _log = structlog.get_logger()
 
@@ -34,8 +41,7 @@ class Upkeep:
         wishes = repair.wishes(specs, records, broken, young)
         found = await self._wiring.consumers.on(repair.streams(specs))
         plan = repair.plan(wishes, found, records, young)
-        for consumer in plan.make:
-            await self._make(consumer)
+        await _each(self._make, plan.make)
         for info in plan.remove:
             await self._remove(info, young)
         for consumer in (*plan.pause, *plan.resume):
@@ -92,10 +98,13 @@ class Upkeep:
         for subject in repair.stray_due(due, wishes):
             await self._wiring.purge(subject)
             _log.info("due.removed", subject=subject)
-        for function in {late.function for late in await self._wiring.differing(wishes.schedules.values())}:
-            fresh = await self._wishes_of(function, young)  # it may have been deployed since
-            await self._wiring.schedule(fresh.schedules.values(), replace=True)
-            _log.warning("schedules.made_again", function=function)
+        late = {schedule.function for schedule in await self._wiring.differing(wishes.schedules.values())}
+        await _each(lambda function: self._schedule(function, young), sorted(late))
+
+    async def _schedule(self, function: str, young: datetime) -> None:
+        fresh = await self._wishes_of(function, young)  # it may have been deployed since
+        await self._wiring.schedule(fresh.schedules.values(), replace=True)
+        _log.warning("schedules.made_again", function=function)
 
     async def _wishes_of(self, function: str, young: datetime) -> Wishes:
         specs = await self._store.specs_of(function)
@@ -104,3 +113,8 @@ class Upkeep:
         except msgspec.MsgspecError:
             return repair.wishes(specs, {}, [function], young)
         return repair.wishes(specs, {function: found.record} if found else {}, [], young)
+
+
+async def _each(work: Callable[[T], Awaitable[None]], items: Sequence[T]) -> None:
+    for start in range(0, len(items), _AT_ONCE):
+        await asyncio.gather(*map(work, items[start : start + _AT_ONCE]))
