@@ -118,14 +118,8 @@ def _found(reply: Reply, wanted: str) -> Stored | None:
 async def at(bus: Bus, stream: str, sequence: int, *, timeout_s: float = 5.0) -> Stored | None:
     """The message of one sequence; None when it is gone. Raises `NoResponders` when there is no such stream."""
     request = json.dumps({"seq": sequence}).encode()
-    reply = await bus.request(subjects.direct_get(stream), request, timeout_s=timeout_s)
-    status = headers.status(reply.headers)
-    if status == "404":
-        return None
-    if status is not None or reply.headers is None:
-        raise JetStreamError(f"direct get of {stream} {sequence}: {(reply.headers or b'')[9:100]!r}")
-    found = _stored(reply.headers, reply.payload)
-    return found if found.sequence == sequence else None
+    found = _found(await bus.request(subjects.direct_get(stream), request, timeout_s=timeout_s), str(sequence))
+    return found if found is not None and found.sequence == sequence else None
 
 
 async def every(

@@ -29,8 +29,10 @@ from mayfly_registry.publish import Probe, Publication, Step
 from mayfly_registry.queries import Queries
 from mayfly_registry.reconcile import Reconciler
 from mayfly_registry.store import Store
+from mayfly_registry.upkeep import Upkeep
 from mayfly_registry.wiring import Wiring
 from tests.conftest import Connect
+from tests.integration.registry_driver import consumers, schedules
 
 SOURCE = b"def handler(event, context):\n    return event\n"
 GRACE_S = 300.0
@@ -233,13 +235,20 @@ async def test_killed_registry_leaves_something_visible_broken(
     reconciler = Reconciler(bus, store, GRACE_S)
     await reconciler.once(soon())
     await reconciler.once(later())
-    listed = len(await Queries(store).functions())
-    assert await leftovers(bus) == (listed, listed, listed)
+    listed = {row.name for row in await Queries(store).functions()}
+    assert await leftovers(bus) == (len(listed),) * 3
+    await Upkeep(bus, store, Wiring(bus)).consumers_and_schedules(datetime.now(UTC))
+    assert {info.function for info in (await consumers(bus)).values()} == listed
+    assert len(await consumers(bus)) == 3 * len(listed)
+    assert set(await schedules(bus)) == {subjects.schedule(name, "t2") for name in listed}
 
 
 async def deploy_and_kill(gateway: Bus, process: asyncio.subprocess.Process, number: int, data: bytes) -> None:
     await ObjectStore(gateway, storage.INCOMING).put(f"upload-{number}", data)
-    request = api.encode(api.DeployRequest(name=f"killed-{number}", object=f"incoming/upload-{number}"))
+    triggers = [{"event": f"killed.{number}.*"}, {"schedule": "@hourly"}]
+    request = api.encode(
+        api.DeployRequest(name=f"killed-{number}", object=f"incoming/upload-{number}", settings={"triggers": triggers})
+    )
     subject = subjects.api(api.FUNCTION, api.DEPLOY)
     async with asyncio.timeout(20):
         while True:

@@ -10,6 +10,7 @@ import pytest
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
 from mayfly_proto import api, headers, storage, subjects
+from mayfly_proto.errors import from_reply
 from mayfly_registry.pausing import Pausing
 from mayfly_registry.store import Store
 from mayfly_registry.timetable import Timetable
@@ -54,6 +55,12 @@ async def test_call_to_an_unknown_name_waits_for_ever(bus: Bus, connect: Connect
     assert json.loads(fields[headers.ERROR])["type"] == "not_found"
     assert (fields["ce-id"], fields["Content-Type"], fields[headers.DEPTH]) == ("7", "text/plain", "2")
     assert headers.TIMEOUT_MS not in fields
+    result = await jetstream.last(bus, storage.RESULTS, subjects.result(f"A{sequence}", "helo"))
+    assert result is not None
+    assert headers.parse(result.headers)[headers.STATE] == "failed"
+    error = from_reply(result.headers, result.payload)
+    assert error is not None
+    assert (error.kind.code, error.message) == (404, "there is no function helo")
     assert await jetstream.last(bus, storage.DLQ, subjects.dead_letter("No.Function.Is-Called.So.x")) is not None
 
 

@@ -34,15 +34,19 @@ class Pausing:
 
     async def _change(self, name: str, *, paused: bool) -> api.PauseReply:
         record = await self._write(draft.check_name(name), paused=paused)
-        spec = await self._store.spec(name, record.current)
+        while True:
+            spec = await self._store.spec(name, record.current)
+            await self._wiring.prepare(spec, paused=record.paused)
+            await self._wiring.pause(spec, paused=record.paused)
+            now = await self._store.record(name)
+            if (now.paused, now.current) == (record.paused, record.current):
+                break
+            record = now  # somebody else has changed it meanwhile
         consumers = wanted.consumers(spec)
-        for consumer in consumers:
-            await self._wiring.consumers.ensure(consumer, paused=paused)
-            await self._wiring.consumers.pause(*consumer.key, paused=paused)
         found = await asyncio.gather(*(self._wiring.consumers.find(*consumer.key) for consumer in consumers))
         waiting = sum(info.pending + info.unacknowledged for info in found if info is not None)
         _log.info("function.paused" if paused else "function.resumed", function=name, waiting=waiting)
-        return api.PauseReply(name=name, paused=paused, waiting=waiting)
+        return api.PauseReply(name=name, paused=record.paused, waiting=waiting)
 
     async def _write(self, name: str, *, paused: bool) -> FunctionRecord:
         while True:

@@ -1,7 +1,7 @@
 """Durable calls to names that no function has: they end in the dead letters of that name, with the reason.
 
-Each is published there, acknowledged, then deleted; one that is stopped in between is published again under the same
-message id, which the stream of dead letters drops.
+Each is published there, acknowledged, its result recorded as failed, then it is deleted. One that is stopped in between
+is published again under the same message id, which the stream of dead letters drops.
 """
 
 from datetime import UTC, datetime
@@ -13,8 +13,8 @@ from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import JetStreamError
 from mayfly_chassis.jetstream import Stored
-from mayfly_proto import headers, names, storage, subjects
-from mayfly_proto.errors import ErrorDetail, ErrorType
+from mayfly_proto import headers, names, states, storage, subjects
+from mayfly_proto.errors import CallError, ErrorBody, ErrorType
 from mayfly_registry.errors import COMPONENT
 from mayfly_registry.store import Store
 
@@ -51,11 +51,17 @@ class UnknownCalls:
             message = await jetstream.first(self._bus, storage.ASYNC, subject, sequence=sequence)
             if message is None:
                 return count
-            fields = dead_letter(name, message, now)
-            await jetstream.publish(self._bus, subjects.dead_letter(name), message.payload, headers=fields)
-            await self._delete(message.sequence)
+            await self._give_up(name, message, now)
             sequence = message.sequence + 1
         return AT_ONCE
+
+    async def _give_up(self, name: str, message: Stored, now: datetime) -> None:
+        fields = dead_letter(name, message, now)
+        await jetstream.publish(self._bus, subjects.dead_letter(name), message.payload, headers=fields)
+        error = why(name, message)
+        failed = error.headers({headers.STATE: states.Invocation.FAILED.value, headers.ATTEMPTS: "0"})
+        await jetstream.publish(self._bus, subjects.result(error.invocation, name), error.body(), headers=failed)
+        await self._delete(message.sequence)
 
     async def _delete(self, sequence: int) -> None:
         request = {"seq": sequence, "no_erase": True}
@@ -66,22 +72,25 @@ class UnknownCalls:
                 raise
 
 
+def why(name: str, message: Stored) -> CallError:
+    invocation = storage.invocation_id(storage.ASYNC, message.sequence)
+    return CallError(ErrorType.NOT_FOUND, f"there is no function {name}", component=COMPONENT, invocation=invocation)
+
+
 def dead_letter(name: str, message: Stored, now: datetime) -> bytes:
     """The header block of a dead letter: why, then what the caller sent with it."""
-    invocation = storage.invocation_id(storage.ASYNC, message.sequence)
-    reason = f"there is no function {name}"
-    kind = ErrorType.NOT_FOUND
-    detail = ErrorDetail(code=kind.code, type=kind.value, message=reason, component=COMPONENT, invocation=invocation)
+    error = why(name, message)
+    detail = msgspec.json.decode(error.body(), type=ErrorBody).error
     first_ms = int(message.time.timestamp() * 1000)
     ours = headers.block(
         {
-            headers.REASON: reason,
+            headers.REASON: error.message,
             headers.ERROR: msgspec.json.encode(detail).decode(),
             headers.ATTEMPTS: "0",
             headers.FAILED_AT: now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            headers.INVOCATION: invocation,
+            headers.INVOCATION: error.invocation,
             headers.EVENT_SUBJECT: message.subject,
-            headers.MESSAGE_ID: f"{name}.{invocation}.{first_ms}",
+            headers.MESSAGE_ID: f"{name}.{error.invocation}.{first_ms}",
         }
     )
     lines = message.headers.split(b"\r\n")[1:]

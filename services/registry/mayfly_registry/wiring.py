@@ -33,6 +33,8 @@ class Wiring:
     async def finish(self, spec: VersionSpec, leaving: Iterable[VersionSpec], *, paused: bool) -> None:
         """After ``spec`` became current: what versions that no longer are had of their own goes."""
         await self.prepare(spec, paused=paused)  # somebody else's `finish` may have come in between
+        if paused:  # since it was prepared, perhaps
+            await self.pause(spec, paused=True)
         await self.schedule(wanted.scheduled(spec), replace=True)
         kept = {consumer.key for consumer in wanted.consumers(spec)}
         wished = {schedule.subject for schedule in wanted.scheduled(spec)}
@@ -52,6 +54,10 @@ class Wiring:
             await self.consumers.remove(function, *key)
         await self.purge(subjects.schedule(function, "*"))
         await self.purge(subjects.due(function))
+
+    async def pause(self, spec: VersionSpec, *, paused: bool) -> None:
+        for consumer in wanted.consumers(spec):
+            await self.consumers.pause(*consumer.key, paused=paused)
 
     async def schedule(self, schedules: Iterable[Schedule], *, replace: bool) -> None:
         """Publish those that are missing and, with ``replace``, those that say something else."""
