@@ -30,8 +30,8 @@ def show(figures: dict[str, Any], indent: int = 0) -> None:
             print(f"{'  ' * indent}{name}")
             show(value, indent + 1)
         else:
-            number = isinstance(value, int | float)
-            print(f"{'  ' * indent}{name:<{44 - 2 * indent}}{f'{value:,.3f}' if number else value or '-':>12}")
+            shown = f"{value:,.3f}" if isinstance(value, float) else "-" if value is None else str(value)
+            print(f"{'  ' * indent}{name:<{44 - 2 * indent}}{shown:>12}")
 
 
 def main(parts: list[str]) -> None:

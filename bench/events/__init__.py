@@ -10,8 +10,7 @@ What is fair, and how it is seen to:
   trusted. Events that are to last are done when the handler says so.
 * Publishing costs the same for all: messages are made beforehand, as each peer's own client would write them, and put
   into the broker in bulk (`publisher.py`). Peers' logs of single events are off.
-* Rounds alternate, and ratios are taken within a round. Who is not measured idles; nobody is stopped or started in
-  between, and the cost of idling is in nobody's favour, as it is there in every burst.
+* Rounds alternate, and ratios are taken within a round. Who is not measured idles, which costs every burst the same.
 * Two of the peers pull one event at a time unless told otherwise. They are measured both as they come, and told to
   pull 64 at once. In the recovery only the latter: one at a time is no fair load for it.
 * Recovery: each worker is killed with -9, all its processes, and started again at once. Peers are killed at the same

@@ -72,4 +72,9 @@ def started(folder: Path, environment: Mapping[str, str], brokers: Mapping[str, 
             publisher = Publisher(PEERS_BIN / "python", recipe.publisher, own)
             stack.callback(publisher.stop)
             peers.append(Peer(recipe.name, recipe.kind, publisher, worker, recipe.broker, brokers[recipe.broker]))
-        yield peers
+        try:
+            yield peers
+        except TimeoutError as error:
+            for peer in peers:
+                error.add_note(f"{peer.name} said last: {peer.worker.last_words()}")
+            raise

@@ -38,8 +38,11 @@ class Worker:
 
     def kill(self) -> None:
         """-9 for all of it, as it happens to a machine."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
+
+    def last_words(self) -> str:
+        return self.log.read_text(errors="replace")[-1_000:].strip() or "nothing"
 
 
 class Publisher:
@@ -87,7 +90,7 @@ def redis(folder: Path) -> Iterator[tuple[str, int] | None]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """What every process here starts with: this package can be imported, and logs are kept short."""
+    """What every process here starts with: this package can be imported, and the bench be told."""
     return {**os.environ, "PYTHONPATH": str(BENCH), **variables}
 
 
