@@ -1,6 +1,7 @@
 # make setup | demo | test | bench | lint | lock: each does the set-up it needs by itself.
 # A fresh machine has make and python3 (3.11 or newer, with venv); everything else comes from the lock files:
-# requirements.lock is what Mayfly runs on, requirements-dev.lock adds what tests and linters need.
+# requirements.lock is what Mayfly runs on, requirements-dev.lock adds what tests and linters need;
+# requirements-bench.lock is the peers that `make bench` measures beside it, in an environment of their own.
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
@@ -8,6 +9,7 @@ UV     := $(VENV)/bin/uv
 UV_VERSION := 0.13.9
 SOURCES := proto chassis broker_config services runtimes sdk
 READY  := $(VENV)/.ready
+PEERS  := .venv-bench
 LOCK   := $(UV) pip compile --quiet --universal --python $(PYTHON) --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links
 
@@ -32,8 +34,13 @@ demo: setup
 test: setup
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pytest -n 2 --dist loadgroup -rs
 
-bench: setup
-	$(PYTHON) bench/run.py
+bench: setup $(PEERS)/.ready
+	$(PYTHON) bench/run.py $(PARTS)
+
+$(PEERS)/.ready: requirements-bench.lock | $(READY)
+	test -x $(PEERS)/bin/python || python3 -m venv $(PEERS)
+	$(UV) pip sync --quiet --python $(PEERS)/bin/python --compile-bytecode --require-hashes requirements-bench.lock
+	touch $(PEERS)/.ready
 
 soak: setup
 	$(PYTHON) bench/soak.py
@@ -53,6 +60,7 @@ lock:
 	test -x $(UV) || $(PYTHON) -m pip install --quiet uv==$(UV_VERSION)
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(LOCK) --group pyproject.toml:bench -c requirements.lock -o requirements-bench.lock
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,7 @@
-"""`make bench`: every figure from one run on one embedded server. Prints a table, writes results/latest.json."""
+"""`make bench`: every figure from one run on one embedded server. Prints a table, writes results/latest.json.
+
+``make bench PARTS="cold events"`` measures only these, and writes nothing.
+"""
 
 import json
 import sys
@@ -10,18 +13,15 @@ import uvloop
 import cold
 import footprint
 import warm
+from events import run as events
 from system import System, running
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
+PARTS = {"warm": warm.measure, "cold": cold.measure, "footprint": footprint.measure, "events": events.measure}
 
 
-async def measure(system: System) -> dict[str, Any]:
-    return {
-        "up_to_ready_s": system.ready_s,
-        "warm": await warm.measure(system),
-        "cold": await cold.measure(system),
-        "footprint": await footprint.measure(system),
-    }
+async def measure(system: System, parts: list[str]) -> dict[str, Any]:
+    return {"up_to_ready_s": system.ready_s} | {part: await PARTS[part](system) for part in parts}
 
 
 def show(figures: dict[str, Any], indent: int = 0) -> None:
@@ -30,17 +30,20 @@ def show(figures: dict[str, Any], indent: int = 0) -> None:
             print(f"{'  ' * indent}{name}")
             show(value, indent + 1)
         else:
-            print(f"{'  ' * indent}{name:<{44 - 2 * indent}}{value:>12,.3f}")
+            shown = f"{value:,.3f}" if isinstance(value, float) else "-" if value is None else str(value)
+            print(f"{'  ' * indent}{name:<{44 - 2 * indent}}{shown:>12}")
 
 
-def main() -> None:
+def main(parts: list[str]) -> None:
     with running() as system:
-        figures = uvloop.run(measure(system))
+        figures = uvloop.run(measure(system, parts or list(PARTS)))
     show(figures)
+    if parts:
+        return
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
     print(f"\nalso in {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(sys.argv[1:])
