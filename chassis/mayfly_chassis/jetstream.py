@@ -108,14 +108,34 @@ async def every(
         await subscription.unsubscribe()
 
 
+async def page(
+    bus: Bus,
+    stream: str,
+    filter_subject: str,
+    on_message: Callable[[Stored], None],
+    *,
+    sequence: int,
+    timeout_s: float = 10.0,
+) -> bool:
+    """One page of `every`, from a sequence on; whether there is another."""
+    reader = _Pages(bus, stream, filter_subject, on_message, sequence)
+    subscription = await bus.subscribe(reader.inbox, reader.received)
+    try:
+        return await reader.page(timeout_s)
+    finally:
+        await subscription.unsubscribe()
+
+
 class _Pages:
-    def __init__(self, bus: Bus, stream: str, filter_subject: str, on_message: Callable[[Stored], None]) -> None:
+    def __init__(
+        self, bus: Bus, stream: str, filter_subject: str, on_message: Callable[[Stored], None], sequence: int = 1
+    ) -> None:
         self.inbox = bus.new_inbox()
         self._bus = bus
         self._stream = stream
         self._filter = filter_subject
         self._on_message = on_message
-        self._next = 1
+        self._next = sequence
         self._pending = 0
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
