@@ -224,8 +224,11 @@ def kv_stream(bucket: str) -> str:
     return f"KV_{bucket}"
 
 
+OBJECT_STREAM_PREFIX = "OBJ_"
+
+
 def object_stream(bucket: str) -> str:
-    return f"OBJ_{bucket}"
+    return f"{OBJECT_STREAM_PREFIX}{bucket}"
 
 
 def object_chunks(bucket: str, nuid: str) -> str:
