@@ -19,8 +19,8 @@ def instance(function: str = "hello", id_: str = "i1") -> Instance:
 def start(calls: Calls, router: str, seq: int, runs_in: Instance, deadline: float = 10.0) -> Call:
     link = calls.link(router)
     link.last_seq = max(link.last_seq, seq)
-    call = calls.start(link, seq, runs_in, f"inv{seq}", b"_INBOX.x", None, 0.0)
-    call.deadline = deadline
+    call = calls.start(link, seq, runs_in.group, f"inv{seq}", b"_INBOX.x", None)
+    call.begin(runs_in, round(deadline * 1000), 0.0)
     return call
 
 
@@ -89,8 +89,9 @@ def test_overdue_are_those_whose_time_is_over(calls: Calls) -> None:
     """Each call has its own limit."""
     soon, later = start(calls, "r1", 1, instance(), 1.0), start(calls, "r1", 2, instance(), 2.0)
     assert calls.overdue(0.9) == []
-    assert calls.overdue(1.0) == [soon]
-    assert calls.overdue(2.0) == [soon, later]
+    assert [call for _, call in calls.overdue(1.0)] == [soon]
+    assert [call for _, call in calls.overdue(2.0)] == [soon, later]
+    assert soon.instance is not None
     assert calls.of(soon.instance) == [soon]
 
 

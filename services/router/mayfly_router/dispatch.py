@@ -106,6 +106,8 @@ class Dispatch:
     def enter(self, function: Function, pool: Pool, call: Call, now: float) -> None:
         """Into a free slot, or else into the queue."""
         share = pool.take()
+        if share is None and call.deliveries and not pool.queue:
+            share = pool.take_ahead(now)
         if share is not None:
             self._send(share, call, now)
         elif function.left:
@@ -145,12 +147,19 @@ class Dispatch:
         if node is None or node.epoch != done.node_epoch:
             return
         now = self._clock()
+        ahead: list[Share] = []
         for seq in done.done:
             call = node.inflight.pop(seq, None)
             if call is not None:
-                if call.share is not None and not call.adopted:
-                    call.share.pool.served(now - call.sent)
+                share = call.share
+                if share is not None and not call.adopted:
+                    if share.ahead:
+                        ahead.append(share)
+                    else:
+                        share.pool.served(now - call.sent)
                 self.free(call, now)
+        for share in set(ahead):
+            share.pool.served_ahead(share, ahead.count(share), now)
         if done.refused:
             self._refused(node, done.refused, now)
 
@@ -164,13 +173,13 @@ class Dispatch:
         if following is not None:
             self._send(share, following, now)
             if share.pool.queue:
-                self.touch(share.pool.name)
+                self.serve(share.pool, now)
 
     # everything else
 
     def serve(self, pool: Pool, now: float) -> None:
         """There may be room in this pool."""
-        for share, call in pool.match():
+        for share, call in pool.match(now):
             self._send(share, call, now)
         if pool.queue:
             self.touch(pool.name)

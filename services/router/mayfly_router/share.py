@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Share:
-    __slots__ = ("busy", "closed", "epoch", "free", "instances", "node", "pool", "slots")
+    __slots__ = ("ahead", "busy", "closed", "done_at", "epoch", "free", "instances", "node", "pool", "slots")
 
     def __init__(self, pool: "Pool", node: Node) -> None:
         self.pool = pool
@@ -18,6 +18,8 @@ class Share:
         self.instances: list[str] = []
         self.slots = 0
         self.busy = 0  # slots our calls are in
+        self.ahead = 0  # durable calls that lie ready there, behind those in the slots
+        self.done_at = 0.0  # when calls that lay ready were done last
         self.closed = False  # the node refused a call: wait for its next word
         self.free = False  # on the pool's list of shares with a free slot
 

@@ -81,7 +81,9 @@ class Asking:
         except (CallError, BusError, TimeoutError) as error:
             _refuse(process, number, answers.failed(error))
         except Exception:  # noqa: BLE001 - a task's boundary: one ask fails, not the worker
-            self._log.exception("ask.failed", instance=call.instance.id, ask=type(ask).__name__)
+            self._log.exception(
+                "ask.failed", function=call.group.function, invocation=call.invocation, ask=type(ask).__name__
+            )
             _refuse(process, number, CallError(ErrorType.INTERNAL, "internal error", component=COMPONENT))
         else:
             process.answer(number, answer.value, answer.payload)
@@ -93,7 +95,7 @@ class Asking:
 
     async def _begin(self, call: Call, ask: asks.Ask, payload: bytes, left_s: float) -> Answer:
         passed_on = partial(
-            origin.passed_on, raw=call.headers, invocation=call.invocation, function=call.instance.group.function
+            origin.passed_on, raw=call.headers, invocation=call.invocation, function=call.group.function
         )
         match ask:
             case asks.Publish():

@@ -7,11 +7,12 @@ to its new router by a number below 0, which no router's own count can meet.
 
 from collections.abc import Callable
 from itertools import count
+from math import inf
 
 from mayfly_proto import names, subjects
 from mayfly_proto.messages import CallView, Done
 from mayfly_proto.records import RouterSeen
-from mayfly_worker.pool import Instance
+from mayfly_worker.pool import Group, Instance
 
 
 class Link:
@@ -26,30 +27,42 @@ class Link:
 
 
 class Call:
-    """One call in an instance."""
+    """One call: in an instance, or, if it is durable, behind the calls in them."""
 
-    __slots__ = ("cold", "deadline", "headers", "id", "instance", "invocation", "link", "reply", "seq", "started")
+    __slots__ = (
+        "cold",
+        "deadline",
+        "group",
+        "headers",
+        "id",
+        "instance",
+        "invocation",
+        "link",
+        "reply",
+        "seq",
+        "started",
+    )
 
     def __init__(
-        self,
-        id_: int,
-        link: Link,
-        seq: int,
-        instance: Instance,
-        invocation: str,
-        reply: bytes,
-        headers: bytes | None,
-        started: float,
+        self, id_: int, link: Link, seq: int, group: Group, invocation: str, reply: bytes, headers: bytes | None
     ) -> None:
         self.id = id_
         self.link = link
         self.seq = seq
-        self.instance = instance
+        self.group = group
         self.invocation = invocation
         self.reply = reply
         self.headers = headers  # of its message: read when it asks for something
-        self.started = started
-        self.deadline = started
+        self.instance: Instance | None = None  # none yet
+        self.started = 0.0
+        self.deadline = inf
+        self.cold = False
+
+    def begin(self, instance: Instance, budget_ms: int, now: float) -> None:
+        """It goes into that instance."""
+        self.instance = instance
+        self.started = now
+        self.deadline = now + budget_ms / 1000
         self.cold = instance.calls == 1
 
 
@@ -69,19 +82,14 @@ class Calls:
             link = self._links[router] = Link(router)
         return link
 
-    def start(
-        self,
-        link: Link,
-        seq: int,
-        instance: Instance,
-        invocation: str,
-        reply: bytes,
-        headers: bytes | None,
-        now: float,
-    ) -> Call:
-        call = Call(self._next_id(), link, seq, instance, invocation, reply, headers, now)
+    def start(self, link: Link, seq: int, group: Group, invocation: str, reply: bytes, headers: bytes | None) -> Call:
+        call = Call(self._next_id(), link, seq, group, invocation, reply, headers)
         self._in_flight[call.id] = call
         return call
+
+    def drop(self, call: Call) -> None:
+        """It has not begun, and will not: its router is told otherwise."""
+        del self._in_flight[call.id]
 
     def finish(self, id_: int, instance: Instance) -> Call | None:
         """The call is over; None if that instance has no such call (user code may say anything)."""
@@ -100,20 +108,21 @@ class Calls:
     def of(self, instance: Instance) -> list[Call]:
         return [call for call in self._in_flight.values() if call.instance is instance]
 
-    def overdue(self, now: float) -> list[Call]:
-        return [call for call in self._in_flight.values() if call.deadline <= now]
+    def overdue(self, now: float) -> list[tuple[Instance, Call]]:
+        calls = self._in_flight.values()
+        return [(call.instance, call) for call in calls if call.deadline <= now and call.instance is not None]
 
     def adopt(self, router: str, owned: Callable[[str], bool], now: float) -> tuple[Link, list[CallView]]:
         """Hand the calls of its functions to ``router``: from now on it hears of them."""
         link = self.link(router)
         views = []
         for call in self._in_flight.values():
-            group = call.instance.group
+            group = call.group
             if not owned(group.function):
                 continue
             if call.link is not link:
                 call.link, call.seq = link, self._next_adopted()
-            budget_ms = max(0, round((call.deadline - now) * 1000))
+            budget_ms = max(0, round((min(call.deadline, now + group.timeout_ms / 1000) - now) * 1000))
             views.append(
                 CallView(call.seq, group.function, group.version, call.invocation, call.reply.decode(), budget_ms)
             )

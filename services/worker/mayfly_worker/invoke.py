@@ -19,11 +19,14 @@ from mayfly_worker import replies
 from mayfly_worker.calls import Call, Calls, Link
 from mayfly_worker.complaints import Complaints
 from mayfly_worker.fence import Fence
-from mayfly_worker.pool import Instance, Pool
+from mayfly_worker.pool import Group, Instance, Pool, Waiting
 from mayfly_worker.replies import COMPONENT
+
+LONGEST_DELAY_S = 0.002  # of the outcome of a durable call that others wait behind
 
 MALFORMED = (msgspec.MsgspecError, ValueError, struct.error)
 
+_SETTLE = SETTLE_PREFIX.encode()
 # Callers' inboxes, and what routers have for themselves: only they can send an `Invoke`, and they refuse callers these.
 _REPLIES = (*REPLY_PREFIXES, SETTLE_PREFIX.encode(), KEYED_PREFIX.encode())
 
@@ -39,6 +42,8 @@ class Invoker:
         self._loop = asyncio.get_running_loop()
         self._now: Callable[[], float] = time.monotonic  # uvloop's own clock counts whole milliseconds
         self._telling = False
+        self._outcomes: list[tuple[bytes, bytes, bytes]] = []  # of durable calls, that go out together
+        self._timer: asyncio.TimerHandle | None = None
         self._limit = bus.payload_limit
         self.no_slot = Refusal.BUSY  # what a router is told when nothing here takes its call
 
@@ -55,22 +60,43 @@ class Invoker:
             self._refuse(link, invoke.seq, Refusal.STALE)
             return
         group = self._pool.groups.get((invoke.function, invoke.version))
-        if group is None or (instance := group.take()) is None:
+        if group is None:
             self._refuse(link, invoke.seq, self.no_slot)
             return
         reply = invoke.reply.encode()
         if not reply.startswith(_REPLIES):
             reply = b""
-        call = self._calls.start(link, invoke.seq, instance, invoke.invocation, reply, headers, self._now())
+        instance = group.take()
+        if instance is None and not (reply.startswith(_SETTLE) and group.lets_wait):
+            self._refuse(link, invoke.seq, self.no_slot)
+            return
+        call = self._calls.start(link, invoke.seq, group, invoke.invocation, reply, headers)
         budget_ms = min(invoke.budget_ms, group.timeout_ms)
-        call.deadline += budget_ms / 1000
+        if instance is None:
+            group.waiting.append(Waiting(call, budget_ms, invoke.attempt, payload))
+        else:
+            self._begin(call, instance, budget_ms, invoke.attempt, payload, self._now())
+
+    def _begin(self, call: Call, instance: Instance, budget_ms: int, attempt: int, payload: bytes, now: float) -> None:
+        call.begin(instance, budget_ms, now)
         if budget_ms <= 0:
             late = CallError(ErrorType.DEADLINE_EXCEEDED, "the caller's deadline has passed", component=COMPONENT)
             self.error(instance, call.id, late)
             return
         process = instance.process
         assert process is not None
-        process.send(call.id, invoke.invocation, budget_ms, call.cold, invoke.attempt, headers, payload)
+        process.send(call.id, call.invocation, budget_ms, call.cold, attempt, call.headers, payload)
+
+    def serve(self, group: Group) -> None:
+        """Those that wait go into the slots that are free; if nothing of the group is left, they are the router's."""
+        while group.waiting and (instance := group.take()) is not None:
+            call, budget_ms, attempt, payload = group.waiting.popleft()
+            self._begin(call, instance, budget_ms, attempt, payload, self._now())
+        if group.waiting and not group.lets_wait:
+            while group.waiting:
+                call = group.waiting.popleft().call
+                self._calls.drop(call)
+                self._refuse(call.link, call.seq, self.no_slot)
 
     def result(self, instance: Instance, call_id: int, content_type: int, extra: bytes | None, payload: bytes) -> None:
         call = self._calls.finish(call_id, instance)
@@ -98,33 +124,58 @@ class Invoker:
         now = self._now()
         error.invocation = call.invocation
         duration_ms = (now - call.started) * 1000
-        block = error.headers(replies.details(call.cold, call.instance.group.version, duration_ms))
+        block = error.headers(replies.details(call.cold, call.group.version, duration_ms))
         self._finish(call, block, error.body(), now)
 
     def _finish(self, call: Call, block: bytes, payload: bytes, now: float) -> None:
-        # The router's news is scheduled before the answer, so that both leave in one write.
-        if not self._telling:
-            self._telling = True
-            self._loop.call_soon(self._tell_routers)
-        if call.reply:
-            try:
-                self._bus.publish(call.reply, payload, headers=block)
-            except BusError as error:
-                self._complain("reply.lost", str(error))
-        instance = call.instance
+        instance, group = call.instance, call.group
+        assert instance is not None
         instance.busy_s += now - call.started
-        instance.group.release(instance, now)
+        group.release(instance, now)
+        if group.waiting:
+            self.serve(group)
+        if not group.waiting or not call.reply.startswith(_SETTLE):
+            # The router's news is scheduled before the answer, so that both leave in one write.
+            self._tell_soon()
+            self._answer(call.reply, block, payload)
+        else:
+            self._put_off(group, (call.reply, block, payload))
         if instance.finished and instance.process is not None:
             instance.process.stop()
 
-    def _refuse(self, link: Link, seq: int, refusal: str) -> None:
-        link.refused.append((seq, refusal))
+    def _answer(self, reply: bytes, block: bytes, payload: bytes) -> None:
+        if reply:
+            try:
+                self._bus.publish(reply, payload, headers=block)
+            except BusError as error:
+                self._complain("reply.lost", str(error))
+
+    def _put_off(self, group: Group, answer: tuple[bytes, bytes, bytes]) -> None:
+        """While others wait here nobody is in a hurry: the outcomes of half of them go out in one write."""
+        self._outcomes.append(answer)
+        if len(self._outcomes) >= len(group.waiting):
+            self._tell_soon()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(LONGEST_DELAY_S, self._tell_soon)
+
+    def _tell_soon(self) -> None:
         if not self._telling:
             self._telling = True
-            self._loop.call_soon(self._tell_routers)
+            self._loop.call_soon(self.tell_routers)
 
-    def _tell_routers(self) -> None:
+    def _refuse(self, link: Link, seq: int, refusal: str) -> None:
+        link.refused.append((seq, refusal))
+        self._tell_soon()
+
+    def tell_routers(self) -> None:
+        """What they have to know goes out, before anything that is said of this node."""
         self._telling = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        outcomes, self._outcomes = self._outcomes, []
+        for outcome in outcomes:
+            self._answer(*outcome)
         for subject, done in self._calls.completions():
             try:
                 self._bus.publish(subject, codec.pack(done))

@@ -87,6 +87,7 @@ class Keeper:
         instance.phases_ms |= phases_ms | {"total": round((now - instance.ordered_at) * 1000, 3)}
         instance.group.ready(instance, now)
         node.routes.update(instance.group)
+        node.invoker.serve(instance.group)
         node.log.info("instance.ready", **self._ids(), pid=self._pid(), **instance.phases_ms)
 
     def on_init_error(self, message: str, traceback: str) -> None:

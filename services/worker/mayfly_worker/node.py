@@ -89,6 +89,7 @@ class Node:
 
     def adopt(self, adopt: messages.Adopt) -> messages.Adopted:
         """Recognise the routers of a new epoch, and hand this one what is its own by now."""
+        self.invoker.tell_routers()
         self.fence.renew(adopt.epoch, adopt.members)
         self.calls.forget_routers(self.fence.members | {adopt.router})
 
@@ -127,8 +128,8 @@ class Node:
     def end_overdue(self) -> None:
         """Kill what has had its time: calls above their limit, instances that do not become ready."""
         now = self.now()
-        for call in self.calls.overdue(now):
-            self.keepers[call.instance.id].time_out(call)
+        for instance, call in self.calls.overdue(now):
+            self.keepers[instance.id].time_out(call)
         for keeper in [keeper for keeper in self.starting.values() if keeper.ready_by <= now]:
             keeper.too_slow()
 
@@ -139,6 +140,7 @@ class Node:
         """These take no more calls; those that have none go now, the others when they are done."""
         for group in {instance.group: None for instance in drained}:
             self.routes.update(group)
+            self.invoker.serve(group)
         for instance in drained:
             if instance.finished and instance.process is not None:
                 instance.process.stop()
@@ -147,6 +149,7 @@ class Node:
         """Its process is gone."""
         self.asking.end(instance)
         self.pool.remove(instance)
+        self.invoker.serve(instance.group)
         del self.keepers[instance.id]
         self._report_usage(instance, cpu_ms)
         self._one_less.set()
@@ -191,6 +194,7 @@ class Node:
         self._publish(subjects.usage(group.function), records.encode(usage))
 
     def heartbeat(self) -> None:
+        self.invoker.tell_routers()
         self._heartbeats += 1
         instances: dict[str, dict[str, records.VersionLoad]] = {}
         for group in self.pool.groups.values():

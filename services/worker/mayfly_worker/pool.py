@@ -11,9 +11,10 @@ Invariants
 * Nobody with a call in flight is reclaimed or evicted, and no more than leaves what is held.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mayfly_proto.messages import Refusal
 from mayfly_proto.records import VersionLoad, VersionSpec
@@ -21,9 +22,11 @@ from mayfly_proto.states import Event, move
 from mayfly_proto.states import Instance as State
 
 if TYPE_CHECKING:
+    from mayfly_worker.calls import Call
     from mayfly_worker.instance_process import Process
 
 HOLD_S = 300.0
+WAITING_LIMIT = 4096  # calls of one group that came ahead: far more than a router sends
 FIRST_CALL_S = 1.0  # an instance that has just become ready is not evicted before the call it was started for can come
 
 _READY = (State.IDLE, State.BUSY)
@@ -51,6 +54,15 @@ class Instance:
         return self.state is State.DRAINING and not self.in_flight
 
 
+class Waiting(NamedTuple):
+    """A durable call that came ahead of its slot: there was no need to wait for it."""
+
+    call: "Call"
+    budget_ms: int
+    attempt: int
+    payload: bytes
+
+
 class Group:
     """The instances of one version of a function."""
 
@@ -59,6 +71,7 @@ class Group:
         self.version = version
         self.memory_mb = memory_mb
         self.members: dict[str, Instance] = {}
+        self.waiting: deque[Waiting] = deque()
         self._set_concurrency(1)
         self.keep_alive_s = 0.0
         self.timeout_ms = 0
@@ -120,6 +133,11 @@ class Group:
         free = self.concurrency - instance.in_flight
         if free:
             self._offers[free - 1].pop(instance.id, None)
+
+    @property
+    def lets_wait(self) -> bool:
+        """Something is there, or comes, that could take a call that waits."""
+        return len(self.waiting) < WAITING_LIMIT and any(i.state in _LIVE for i in self.members.values())
 
     def idle(self) -> Iterable[Instance]:
         """Those without a call in flight, the longest idle first."""
