@@ -11,6 +11,7 @@ BusError
 └── JetStreamError            the server refused; carries its error code
     ├── KeyExists
     ├── WrongRevision
+    ├── TooMany
     └── ObjectError
         ├── ObjectNotFound
         ├── ObjectCorrupt
@@ -67,6 +68,10 @@ class KeyExists(JetStreamError):
 
 class WrongRevision(JetStreamError):
     """The key has been written since the revision that was to be replaced."""
+
+
+class TooMany(JetStreamError):
+    """There are more keys or objects than the caller takes."""
 
 
 class ObjectError(JetStreamError):

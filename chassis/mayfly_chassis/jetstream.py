@@ -155,16 +155,39 @@ async def _read(reader: "_Pages", bus: Bus, timeout_s: float) -> None:
         await subscription.unsubscribe()
 
 
+async def page(
+    bus: Bus,
+    stream: str,
+    filter_subject: str,
+    on_message: Callable[[Stored], None],
+    *,
+    sequence: int,
+    timeout_s: float = 10.0,
+) -> bool:
+    """One page of `every`, from a sequence on; whether there is another."""
+    reader = _Pages(bus, stream, {"next_by_subj": filter_subject}, on_message, sequence)
+    subscription = await bus.subscribe(reader.inbox, reader.received)
+    try:
+        return await reader.page(timeout_s)
+    finally:
+        await subscription.unsubscribe()
+
+
 class _Pages:
     def __init__(
-        self, bus: Bus, stream: str, wanted: Mapping[str, object], on_message: Callable[[Stored], None]
+        self,
+        bus: Bus,
+        stream: str,
+        wanted: Mapping[str, object],
+        on_message: Callable[[Stored], None],
+        sequence: int = 1,
     ) -> None:
         self.inbox = bus.new_inbox()
         self._bus = bus
         self._stream = stream
         self._wanted = wanted
         self._on_message = on_message
-        self._next = 1
+        self._next = sequence
         self._pending = 0
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
-from mayfly_chassis.errors import JetStreamError, KeyExists, WrongRevision
+from mayfly_chassis.errors import JetStreamError, KeyExists, TooMany, WrongRevision
 from mayfly_proto import headers, subjects
 
 TOMBSTONE_TTL_S = 3600  # so that keys that come and go (nodes, instances) leave nothing for good
@@ -63,8 +63,9 @@ class Bucket:
                 raise WrongRevision(f"{self.name}: {key} is not at revision {revision}", error.code) from error
             raise
 
-    async def delete(self, key: str) -> None:
-        await self._write(key, b"", {"KV-Operation": "DEL"}, ttl_s=TOMBSTONE_TTL_S)
+    async def delete(self, key: str, *, tombstone_ttl_s: int | None = TOMBSTONE_TTL_S) -> None:
+        """``tombstone_ttl_s`` None: for a bucket that may have no TTLs."""
+        await self._write(key, b"", {"KV-Operation": "DEL"}, ttl_s=tombstone_ttl_s)
 
     async def purge(self, key: str) -> None:
         """Delete, and remove the key's history with it."""
@@ -84,6 +85,24 @@ class Bucket:
 
         await jetstream.every(self._bus, self._stream, subjects.kv(self.name, f"{prefix}>"), keep)
         return entries
+
+    async def keys(self, prefix: str = "", *, limit: int) -> list[str]:
+        """Those that begin with ``prefix``, in order. Raises `TooMany` when more than ``limit`` do."""
+        found: set[str] = set()
+        start = len(subjects.kv(self.name, ""))
+
+        def keep(message: jetstream.Stored) -> None:
+            key = message.subject[start:]
+            if is_gone(message.headers):
+                found.discard(key)
+            elif key.startswith(prefix):
+                found.add(key)
+                if len(found) > limit:
+                    raise TooMany(f"{self.name} has more than {limit} keys that begin with {prefix!r}")
+
+        tokens = prefix[: prefix.rfind(".") + 1]
+        await jetstream.every(self._bus, self._stream, subjects.kv(self.name, f"{tokens}>"), keep)
+        return sorted(found)
 
     async def _write(
         self, key: str, value: bytes, fields: dict[str, str] | None = None, *, ttl_s: int | None = None

@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus, Reply
-from mayfly_chassis.errors import BusError, ObjectCorrupt, ObjectNotFound, ObjectTooLarge, RequestTimeout
+from mayfly_chassis.errors import BusError, ObjectCorrupt, ObjectNotFound, ObjectTooLarge, RequestTimeout, TooMany
 from mayfly_proto import headers, subjects
 
 CHUNK_SIZE = 512 * 1024  # bytes
@@ -46,6 +47,13 @@ class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: _Options | None = None
 
 
+class Part(NamedTuple):
+    """Some of an object's bytes, and where the rest begins (0: there is none)."""
+
+    data: bytes
+    next: int
+
+
 class ObjectStore:
     """Every method raises `NoResponders` when there is no such store, `RequestTimeout`, `JetStreamError`."""
 
@@ -56,18 +64,50 @@ class ObjectStore:
 
     async def put(self, name: str, data: bytes | AsyncIterator[bytes]) -> ObjectInfo:
         """Store an object, instead of one of the same name if there is one."""
-        before = await self.info(name)
         nuid = secrets.token_hex(11).upper()
         try:
             info = await self._put_chunks(name, nuid, data)
+        except BaseException:
+            with suppress(BusError):
+                await self.discard(nuid)
+            raise
+        return await self.finish(info)
+
+    async def put_chunk(self, nuid: str, chunk: bytes) -> None:
+        """One chunk of an object that `finish` will make: one after the other, ``nuid`` the same for all of them."""
+        await jetstream.publish(self._bus, subjects.object_chunks(self.bucket, nuid), chunk, timeout_s=_CHUNK_TIMEOUT_S)
+
+    async def finish(self, info: ObjectInfo) -> ObjectInfo:
+        """Make what lies under ``info.nuid`` the object of that name; returns it with what was left out."""
+        info = msgspec.structs.replace(info, mtime=info.mtime or _now(), options=info.options or _Options())
+        try:
+            before = await self.info(info.name)
             await self._put_info(info)
         except BaseException:
             with suppress(BusError):
-                await self._purge_chunks(nuid)
+                await self.discard(info.nuid)
             raise
-        if before is not None:
-            await self._purge_chunks(before.nuid)
+        if before is not None and before.nuid != info.nuid:
+            await self.discard(before.nuid)
         return info
+
+    async def discard(self, nuid: str) -> None:
+        """Remove the chunks of one put."""
+        request = {"filter": subjects.object_chunks(self.bucket, nuid)}
+        await jetstream.api(self._bus, subjects.stream_purge(self._stream), request)
+
+    async def read(self, nuid: str, sequence: int = 1) -> Part:
+        """The next chunks of an object from a sequence on, unchecked: its digest is for who has all of them."""
+        chunks: list[bytes] = []
+
+        def keep(message: jetstream.Stored) -> None:
+            nonlocal sequence
+            sequence = message.sequence + 1
+            chunks.append(message.payload)
+
+        subject = subjects.object_chunks(self.bucket, nuid)
+        more = await jetstream.page(self._bus, self._stream, subject, keep, sequence=sequence)
+        return Part(b"".join(chunks), sequence if more else 0)
 
     async def get(self, name: str, *, limit: int | None = None) -> bytes:
         """The whole object. Raises `ObjectNotFound`, `ObjectCorrupt`, `ObjectTooLarge` (above ``limit`` bytes)."""
@@ -104,15 +144,18 @@ class ObjectStore:
         if info is None:
             raise ObjectNotFound(f"{self.bucket} has no object {name}")
         await self._put_info(ObjectInfo(name=name, bucket=self.bucket, nuid=info.nuid, mtime=_now(), deleted=True))
-        await self._purge_chunks(info.nuid)
+        await self.discard(info.nuid)
 
-    async def names(self) -> list[str]:
+    async def names(self, *, limit: int | None = None) -> list[str]:
+        """Raises `TooMany` when there are more than ``limit``."""
         found: list[str] = []
 
         def keep(message: jetstream.Stored) -> None:
             info = _info(message)
             if not info.deleted:
                 found.append(info.name)
+                if limit is not None and len(found) > limit:
+                    raise TooMany(f"{self.bucket} has more than {limit} objects")
 
         await jetstream.every(self._bus, self._stream, subjects.object_meta(self.bucket, ">"), keep)
         return found
@@ -150,10 +193,6 @@ class ObjectStore:
 
     async def _put_info(self, info: ObjectInfo) -> None:
         await jetstream.publish(self._bus, self._info_subject(info.name), msgspec.json.encode(info), headers=_ROLLUP)
-
-    async def _purge_chunks(self, nuid: str) -> None:
-        request = {"filter": subjects.object_chunks(self.bucket, nuid)}
-        await jetstream.api(self._bus, subjects.stream_purge(self._stream), request)
 
     def _info_subject(self, name: str) -> str:
         return subjects.object_meta(self.bucket, base64.urlsafe_b64encode(name.encode()).decode())

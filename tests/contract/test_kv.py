@@ -7,7 +7,7 @@ import pytest
 
 from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis import jetstream
-from mayfly_chassis.errors import KeyExists, NoResponders, WrongRevision
+from mayfly_chassis.errors import KeyExists, NoResponders, TooMany, WrongRevision
 from mayfly_chassis.kv import Bucket, Entry
 from mayfly_proto import storage, subjects
 from tests.conftest import Connect
@@ -120,3 +120,14 @@ async def test_other_clients_understand_what_is_written(server: EmbeddedServer, 
     await theirs.delete("ours")
     assert {key: entry.value for key, entry in (await bucket.load()).items()} == {"theirs": b"c"}
     await client.close()
+
+
+async def test_keys_stop_at_the_callers_limit(connect: Connect) -> None:
+    """Those of a prefix, which need not end with a token; one too many is an error, not a part of them."""
+    bucket = Bucket(await connect("operator"), storage.FUNCTIONS)
+    for key in ("a.1", "a.12", "a.2", "b"):
+        await bucket.put(key, b"x")
+    await bucket.delete("a.2")
+    assert await bucket.keys("a.1", limit=2) == await bucket.keys("a.", limit=2) == ["a.1", "a.12"]
+    with pytest.raises(TooMany):
+        await bucket.keys(limit=2)
