@@ -128,11 +128,12 @@ def test_a_batch_is_never_larger_than_a_message() -> None:
 
 
 def test_the_wire_of_a_batch() -> None:
-    """As the runtimes' contract has it."""
-    block, payload = batching.pack([delivery(1, raw=headers.block({"X": "1"})), delivery(2)])
-    assert headers.parse(block) == {headers.BATCH: "2"}
+    """As the runtimes' contract has it; it has come as far as the farthest of its events."""
+    far = headers.block({"X": "1", headers.DEPTH: "3"})
+    block, payload = batching.pack([delivery(1, raw=far), delivery(2)])
+    assert headers.parse(block) == {headers.BATCH: "2", headers.DEPTH: "3"}
     assert msgspec.msgpack.decode(payload) == [
-        ["E1", "event.orders.eu.created", headers.block({"X": "1"}), 1, b"{}"],
+        ["E1", "event.orders.eu.created", far, 1, b"{}"],
         ["E2", "event.orders.eu.created", None, 1, b"{}"],
     ]
 

@@ -48,7 +48,8 @@ class Gathering:
 def pack(deliveries: list[Delivery]) -> tuple[bytes, bytes]:
     """Header block and payload of the call."""
     items = [(d.identity, d.subject, d.headers, d.attempt, d.payload) for d in deliveries]
-    return headers.block({headers.BATCH: str(len(items))}), msgspec.msgpack.encode(items)
+    depth = max(delivery.depth for delivery in deliveries)  # what the batch's handler publishes has come that far
+    return headers.block({headers.BATCH: str(len(items)), headers.DEPTH: str(depth)}), msgspec.msgpack.encode(items)
 
 
 def failed(deliveries: Sequence[Delivery], result: bytes) -> list[Delivery]:
