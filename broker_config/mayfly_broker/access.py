@@ -30,11 +30,16 @@ class InvalidAccess(Exception):
     """The file does not say what the setting can be; the message names the field and what would be right."""
 
 
+def is_reserved(subject: str) -> bool:
+    """Whether it is below what the platform or NATS has for itself."""
+    first = subject.partition(".")[0]
+    return first in _OURS or first.startswith(("$", "_"))
+
+
 def _subject(subject: str) -> str:
     if not _SUBJECT.fullmatch(subject):
         raise ValueError(f"{subject!r} is no subject: words joined by dots, * for one of them, > for the rest")
-    first = subject.partition(".")[0]
-    if first in _OURS or first.startswith(("$", "_")):
+    if is_reserved(subject):
         raise ValueError(f"{subject!r} is the platform's own or NATS's: name subjects of yours")
     return subject
 

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mayfly.client import Client, Result
-    from mayfly.context import Context, Http
+    from mayfly.context import AsyncContext, Context, Http
     from mayfly_proto.errors import CallError, ErrorType
 
-__all__ = ["CallError", "Client", "Context", "ErrorType", "Http", "Result"]
+__all__ = ["AsyncContext", "CallError", "Client", "Context", "ErrorType", "Http", "Result"]
 
 _HOMES = {
     "CallError": "mayfly_proto.errors",
     "ErrorType": "mayfly_proto.errors",
     "Client": "mayfly.client",
     "Result": "mayfly.client",
+    "AsyncContext": "mayfly.context",
     "Context": "mayfly.context",
     "Http": "mayfly.context",
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from msgspec import Raw
 from structlog.testing import LogCapture
 
 from mayfly_proto.records import Package, VersionSpec
@@ -72,6 +73,9 @@ class Instance:
         assert lines.endswith(b"\n"), lines
         self.events.append("log")
         self.logs += [(stream, invocation, line) for line in lines.decode().splitlines()]
+
+    def on_ask(self, ask: int, call: int, verb: str, arguments: Raw, payload: bytes) -> None:
+        raise AssertionError(f"an ask for {verb} where there is no node")
 
     def on_exit(self, exit: Exit) -> None:
         self.events.append("exit")

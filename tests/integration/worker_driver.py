@@ -107,9 +107,16 @@ class Driver:
         self.bus.publish(subjects.node_hold(NODE), codec.pack(hold))
 
     def send(
-        self, name: str, payload: bytes = b"null", *, version: int = 1, budget_ms: int = 30_000, attempt: int = 1
+        self,
+        name: str,
+        payload: bytes = b"null",
+        *,
+        version: int = 1,
+        budget_ms: int = 30_000,
+        attempt: int = 1,
+        fields: dict[str, str] | None = None,
     ) -> asyncio.Future[Answer]:
-        """One call, as a router dispatches it."""
+        """One call, as a router dispatches it; ``fields`` are further headers."""
         self.seq += 1
         number = next(self._count)
         reply = f"_INBOX.{self.router}.{number}"
@@ -117,7 +124,7 @@ class Driver:
         invoke = messages.Invoke(
             self.seq, self.router, self.epoch, name, version, f"inv{number}", reply, budget_ms, attempt
         )
-        block = headers.block({"X-Request": str(number)})
+        block = headers.block({"X-Request": str(number)} | (fields or {}))
         self.bus.publish(subjects.node_invoke(NODE), codec.pack(invoke, payload), headers=block)
         return future
 

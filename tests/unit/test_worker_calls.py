@@ -19,7 +19,7 @@ def instance(function: str = "hello", id_: str = "i1") -> Instance:
 def start(calls: Calls, router: str, seq: int, runs_in: Instance, deadline: float = 10.0) -> Call:
     link = calls.link(router)
     link.last_seq = max(link.last_seq, seq)
-    call = calls.start(link, seq, runs_in, f"inv{seq}", b"_INBOX.x", 0.0)
+    call = calls.start(link, seq, runs_in, f"inv{seq}", b"_INBOX.x", None, 0.0)
     call.deadline = deadline
     return call
 

@@ -14,8 +14,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from mayfly_runtime import event, output, wire
-from mayfly_runtime.context import Context, Function
+from mayfly_runtime import asks, batch, event, output, wire
+from mayfly_runtime.context import Context, Function, Host
 
 Handler = Callable[[Any, Context], Any]
 
@@ -25,32 +25,56 @@ _TRACEBACK_BYTES = 16384
 
 class Calls:
     def __init__(
-        self, channel: wire.Channel, streams: output.Output, function: Function, handler: Handler, concurrency: int
+        self,
+        channel: wire.Channel,
+        streams: output.Output,
+        function: Function,
+        handler: Handler,
+        concurrency: int,
+        *,
+        batch: bool = False,
     ) -> None:
         self._channel = channel
         self._output = streams
         self._function = function
         self._handler = handler
         self._concurrency = concurrency
+        self._batch = batch
+        self._decode: Callable[[Function, bytes | None, bytes, Context], Any] = event.decode
 
     def serve(self) -> None:
         """Returns when the worker has closed the socket."""
-        if _is_coroutine_function(self._handler):
+        waits = _is_coroutine_function(self._handler)
+        if self._batch:
+            self._decode = batch.decode
+            self._handler = batch.coroutine(self._handler) if waits else batch.plain(self._handler)
+        if waits:
             asyncio.run(self._serve_coroutines())
         else:
             self._serve_one_by_one()
 
     def _serve_one_by_one(self) -> None:
         receive, send, streams = self._channel.receive, self._channel.send, self._output
-        function, handler, decode, encode = self._function, self._handler, event.decode, event.encode
+        function, handler, decode, encode = self._function, self._handler, self._decode, event.encode
+        asker = asks.Blocking(self._channel)
+        host = Host(function, asker)
         while (frame := receive()) is not None:
-            (number, streams.alone, budget_ms, cold, attempt, headers), payload = frame
+            kind, meta, payload = frame
+            if kind != wire.EVENT:
+                asker.forget()
+                continue
+            number, streams.alone, budget_ms, cold, attempt, headers = meta
+            asker.call = number
             try:
-                context = Context(function, streams.alone, budget_ms, cold, attempt, headers)
-                answer = encode(handler(decode(function, headers, payload), context), headers)
+                context = Context(host, number, streams.alone, budget_ms, cold, attempt, headers)
+                answer = encode(handler(decode(function, headers, payload, context), context), headers)
             except BaseException as error:  # noqa: BLE001  whatever user code raises, SystemExit too, is its answer
+                asker.close()
                 self._fail(number, error)
             else:
+                asker.call = 0
+                if asker.used:
+                    asker.close()
                 if streams.unfinished:
                     streams.flush()
                 send(wire.RESULT, (number, answer[0], answer[1]), answer[2])
@@ -60,6 +84,8 @@ class Calls:
         closed = loop.create_future()
         running: set[asyncio.Task[None]] = set()
         sock = socket.socket(fileno=self._channel.fd)
+        asker = asks.Awaiting(self._channel)
+        host = Host(self._function, asker)
 
         def on_readable() -> None:
             data = sock.recv(1 << 18, socket.MSG_DONTWAIT)
@@ -67,10 +93,13 @@ class Calls:
                 loop.remove_reader(sock)
                 closed.set_result(None)
                 return
-            for meta, payload in self._channel.feed(data):
+            for kind, meta, payload in self._channel.feed(data):
+                if kind != wire.EVENT:
+                    asker.answered(meta, payload)
+                    continue
                 if self._concurrency == 1:
                     self._output.alone = meta[1]
-                task = loop.create_task(self._call_coroutine(meta, payload))
+                task = loop.create_task(self._call_coroutine(host, meta, payload))
                 running.add(task)
                 task.add_done_callback(running.discard)
 
@@ -80,12 +109,12 @@ class Calls:
         finally:
             sock.detach()
 
-    async def _call_coroutine(self, meta: Any, payload: bytes) -> None:
+    async def _call_coroutine(self, host: Host, meta: Any, payload: bytes) -> None:
         number, name, budget_ms, cold, attempt, headers = meta
         output.invocation.set(name)
         try:
-            context = Context(self._function, name, budget_ms, cold, attempt, headers)
-            result = await self._handler(event.decode(self._function, headers, payload), context)
+            context = Context(host, number, name, budget_ms, cold, attempt, headers)
+            result = await self._handler(self._decode(self._function, headers, payload, context), context)
             answer = event.encode(result, headers)
         except BaseException as error:  # noqa: BLE001  as above
             self._fail(number, error)

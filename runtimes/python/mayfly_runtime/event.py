@@ -4,10 +4,10 @@ import base64
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from mayfly_runtime import wire
-from mayfly_runtime.context import Function, came_by_http, find_header
+from mayfly_runtime import cloudevents, wire
+from mayfly_runtime.message import Message, came_by_http, find_header
 
 _FORM = "application/x-www-form-urlencoded"  # curl -d says this of anything
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -46,8 +46,14 @@ def _make_to_json() -> Callable[[Any], str]:
 _to_json = _make_to_json()
 
 
-def decode(function: Function, headers: bytes | None, payload: bytes) -> Any:
-    """Raises `BadRequest`."""
+class Reader(Protocol):
+    @property
+    def payload(self) -> str:
+        """How to read payloads: auto, json, text or bytes."""
+
+
+def decode(function: Reader, headers: bytes | None, payload: bytes, message: Message) -> Any:
+    """``message`` gets the attributes of an event that is in an envelope. Raises `BadRequest`."""
     if not payload:
         return None
     kind = function.payload
@@ -60,17 +66,32 @@ def decode(function: Function, headers: bytes | None, payload: bytes) -> Any:
     if kind == "bytes":
         return payload
     try:
+        if kind == "envelope":
+            data, message.envelope = cloudevents.unwrap(payload)
+            return data
         text = payload.decode()
         return json.loads(text) if kind == "json" else text
     except ValueError as error:  # UnicodeDecodeError is one
         raise BadRequest(f"payload is not {content_type or kind}: {error}") from None
 
 
+def read(content_type: str, payload: bytes) -> Any:
+    """A function's result. Raises ValueError."""
+    if not payload:
+        return None
+    kind = _kind(content_type.partition(";")[0].strip().lower())
+    if kind == "auto":
+        return _guess(payload)
+    if kind == "bytes":
+        return payload
+    return payload.decode() if kind == "text" else json.loads(payload)
+
+
 def _kind(content_type: str) -> str:
     if not content_type or content_type == _FORM:
         return "auto"
     if content_type == "application/json" or content_type.endswith("+json"):
-        return "json"
+        return "envelope" if content_type == cloudevents.CONTENT_TYPE else "json"
     return "text" if content_type.startswith("text/") else "bytes"
 
 
@@ -95,11 +116,12 @@ def encode(result: Any, raw_headers: bytes | None) -> tuple[int, bytes | None, b
     """Content type, further header lines, payload. Raises `BadResult`."""
     if isinstance(result, dict) and "statusCode" in result and came_by_http(raw_headers):
         return _encode_http(result)
-    content_type, payload = _encode_body(result)
+    content_type, payload = encode_body(result)
     return content_type, None, payload
 
 
-def _encode_body(result: Any) -> tuple[int, bytes]:
+def encode_body(result: Any) -> tuple[int, bytes]:
+    """Content type, payload. Raises `BadResult`."""
     if isinstance(result, str):
         return wire.TEXT, _utf8(result)
     if isinstance(result, _BINARY):
@@ -163,7 +185,7 @@ def _encode_http(result: dict[str, Any]) -> tuple[int, bytes, bytes]:
             body = base64.b64decode(body or "", validate=True)
         except (TypeError, ValueError) as error:
             raise BadResult(f"body is not base64: {error}") from None
-    content_type, payload = (wire.TEXT, b"") if body is None else _encode_body(body)
+    content_type, payload = (wire.TEXT, b"") if body is None else encode_body(body)
     lines = [f"Mayfly-Http-Status: {int(status)}\r\n"]
     for name, value in (result.get("headers") or {}).items():
         lines += [_header_line(name, item) for item in (value if isinstance(value, list | tuple) else [value])]

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from mayfly_runtime import calls, event, forks, linux, output, sandbox, template, wire
-from mayfly_runtime.context import Context, Function
+from mayfly_runtime import asks, calls, event, forks, linux, output, sandbox, template, wire
+from mayfly_runtime.context import Context, Function, Host
 
 _SOCKET = 3
 _CONTROL = 4  # a template's
@@ -36,6 +36,7 @@ class Start:
     function: Function
     handler: str
     concurrency: int
+    batch: bool
     env: dict[str, str]
     confinement: sandbox.Confinement
     template: bool
@@ -47,6 +48,7 @@ class Start:
             function=Function(**fields["function"]),
             handler=fields["handler"],
             concurrency=fields["concurrency"],
+            batch=fields["batch"],
             env=fields["env"],
             confinement=sandbox.Confinement(**fields["confinement"]),
             template=fields["template"],
@@ -131,7 +133,8 @@ class Instance:
         self._channel.send(wire.READY, {name: max(0.0, round(value * 1000, 3)) for name, value in phases.items()})
 
     def _serve(self, start: Start, handler: calls.Handler) -> None:
-        calls.Calls(self._channel, self._output, start.function, handler, start.concurrency).serve()
+        served = calls.Calls(self._channel, self._output, start.function, handler, start.concurrency, batch=start.batch)
+        served.serve()
         atexit._run_exitfuncs()
         self._output.flush()
 
@@ -200,8 +203,8 @@ def _warm_up() -> None:
     logging.root.setLevel(logging.INFO)
     gc.enable()
     function = Function("warm-up", "0", 0, "auto")
-    Context(function, "", 0, True, 1, None)
-    event.encode(event.decode(function, None, b'{"warm": ["up", 1, 0.5]}'), None)
+    context = Context(Host(function, asks.Nobody()), 0, "", 0, True, 1, None)
+    event.encode(event.decode(function, None, b'{"warm": ["up", 1, 0.5]}', context), None)
     compile("def handler(event, context):\n    return event\n", "warm-up", "exec")
     with contextlib.suppress(ImportError):
         importlib.import_module("mayfly_warm_up")

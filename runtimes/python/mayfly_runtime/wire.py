@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -20,6 +21,8 @@ RESULT = 4
 ERROR = 5
 LOG = 6
 START = 7
+ASK = 8
+ANSWER = 9
 
 JSON = 0
 TEXT = 1
@@ -27,6 +30,8 @@ BYTES = 2
 
 STDOUT = 1
 STDERR = 2
+
+Frame = tuple[int, Any, bytes]  # kind, metadata, payload
 
 _HEAD = struct.Struct("<BII")
 _READ = 65536
@@ -50,6 +55,9 @@ class Channel:
         self._readable.register(fd, select.POLLIN)
         self._sending = threading.Lock()
         self._pending = b""
+        self._gathered: list[bytes] = []  # of a frame that `feed` has not seen whole: joined once, not piece by piece
+        self._short = 0  # at least so many bytes of it are still to come
+        self._kept: deque[Frame] = deque()  # events that came while an answer was waited for
 
     def send(self, kind: int, meta: object, payload: bytes = b"") -> None:
         with self._sending:
@@ -74,10 +82,20 @@ class Channel:
             return None
         self._pending = data
         frame = self.receive()
-        return frame and (frame[0], [fd for _, _, raw in ancillary for fd in memoryview(raw).cast("i")])
+        return frame and (frame[1], [fd for _, _, raw in ancillary for fd in memoryview(raw).cast("i")])
 
-    def receive(self) -> tuple[Any, bytes] | None:
-        """Metadata and payload of the next event; None when the worker has closed its end. Blocks.
+    def receive_answer(self) -> Frame | None:
+        """As `receive`, which gets the events that are met here."""
+        while (frame := self._receive()) is not None and frame[0] != ANSWER:
+            self._kept.append(frame)
+        return frame
+
+    def receive(self) -> Frame | None:
+        """The next frame; None when the worker has closed its end. Blocks."""
+        return self._kept.popleft() if self._kept else self._receive()
+
+    def _receive(self) -> Frame | None:
+        """Reads a frame.
 
         It waits in `poll`: a blocked read is woken once more for every answer that the worker takes, since the socket
         is then writable, and each wake costs the worker and this process a switch.
@@ -95,27 +113,38 @@ class Channel:
                 return None
             data += more
 
-    def feed(self, data: bytes) -> list[tuple[Any, bytes]]:
-        """All whole events in what was read so far; for event loops."""
-        data = self._pending + data
+    def feed(self, data: bytes) -> list[Frame]:
+        """All whole frames in what was read so far; for event loops."""
+        if self._short:
+            self._gathered.append(data)
+            self._short -= len(data)
+            if self._short > 0:
+                return []
+            data = b"".join(self._gathered)
+            self._gathered.clear()
+        elif self._pending:
+            data = self._pending + data
         frames = []
         while (frame := self._split(data)) is not None:
             frames.append(frame)
             data = self._pending
-        self._pending = data
+        self._pending, self._short = b"", 0
+        if data:
+            self._gathered.append(data)
+            self._short = self._missing(data)
         return frames
 
-    def _split(self, data: bytes) -> tuple[Any, bytes] | None:
+    def _split(self, data: bytes) -> Frame | None:
         """Takes the first frame off ``data`` and leaves the rest as pending; None if it is not whole."""
         if len(data) < _HEAD.size:
             return None
-        _, meta, payload = _HEAD.unpack_from(data)
+        kind, meta, payload = _HEAD.unpack_from(data)
         body = _HEAD.size + meta
         end = body + payload
         if len(data) < end:
             return None
         self._pending = data[end:]
-        return decode(data[_HEAD.size : body]), data[body:end]
+        return kind, decode(data[_HEAD.size : body]), data[body:end]
 
     @staticmethod
     def _missing(data: bytes) -> int:

@@ -54,6 +54,7 @@ async def worker(chassis: Chassis, config: WorkerConfig) -> AsyncIterator[None]:
             runtime=runtime,
             packages=packages,
             routes=routes,
+            tasks=chassis.tasks,
             now=time.monotonic,
             log=log,
         )

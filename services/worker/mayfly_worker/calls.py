@@ -28,10 +28,18 @@ class Link:
 class Call:
     """One call in an instance."""
 
-    __slots__ = ("cold", "deadline", "id", "instance", "invocation", "link", "reply", "seq", "started")
+    __slots__ = ("cold", "deadline", "headers", "id", "instance", "invocation", "link", "reply", "seq", "started")
 
     def __init__(
-        self, id_: int, link: Link, seq: int, instance: Instance, invocation: str, reply: bytes, started: float
+        self,
+        id_: int,
+        link: Link,
+        seq: int,
+        instance: Instance,
+        invocation: str,
+        reply: bytes,
+        headers: bytes | None,
+        started: float,
     ) -> None:
         self.id = id_
         self.link = link
@@ -39,6 +47,7 @@ class Call:
         self.instance = instance
         self.invocation = invocation
         self.reply = reply
+        self.headers = headers  # of its message: read when it asks for something
         self.started = started
         self.deadline = started
         self.cold = instance.calls == 1
@@ -60,8 +69,17 @@ class Calls:
             link = self._links[router] = Link(router)
         return link
 
-    def start(self, link: Link, seq: int, instance: Instance, invocation: str, reply: bytes, now: float) -> Call:
-        call = Call(self._next_id(), link, seq, instance, invocation, reply, now)
+    def start(
+        self,
+        link: Link,
+        seq: int,
+        instance: Instance,
+        invocation: str,
+        reply: bytes,
+        headers: bytes | None,
+        now: float,
+    ) -> Call:
+        call = Call(self._next_id(), link, seq, instance, invocation, reply, headers, now)
         self._in_flight[call.id] = call
         return call
 
@@ -73,6 +91,11 @@ class Calls:
         del self._in_flight[id_]
         call.link.done.append(call.seq)
         return call
+
+    def find(self, id_: int, instance: Instance) -> Call | None:
+        """The call, if it runs in that instance."""
+        call = self._in_flight.get(id_)
+        return call if call is not None and call.instance is instance else None
 
     def of(self, instance: Instance) -> list[Call]:
         return [call for call in self._in_flight.values() if call.instance is instance]

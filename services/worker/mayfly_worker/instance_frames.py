@@ -11,7 +11,7 @@ import msgspec
 
 from mayfly_proto import codec
 
-EVENT, READY, INIT_ERROR, RESULT, ERROR, LOG, START = 1, 2, 3, 4, 5, 6, 7
+EVENT, READY, INIT_ERROR, RESULT, ERROR, LOG, START, ASK, ANSWER = 1, 2, 3, 4, 5, 6, 7, 8, 9
 
 _LONGEST_FRAME = 1 << 28
 _LONGEST_LINE = 32768
@@ -26,12 +26,21 @@ class Frames:
     """Cuts a stream of bytes into frames: kind, metadata still packed, payload."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []  # joined once, when the frame is whole: adding up a large one would be quadratic
+        self._missing = 0  # at least so many bytes of it are still to come
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         """Raises `Broken`."""
-        data = self._rest + data if self._rest else data
+        if self._missing:
+            self._rest.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data = b"".join(self._rest)
+            self._rest.clear()
+            self._missing = 0
         start, end, head = 0, len(data), codec.INSTANCE_HEAD.size
+        stop = head
         while end - start >= head:
             kind, meta, payload = codec.INSTANCE_HEAD.unpack_from(data, start)
             if meta + payload > _LONGEST_FRAME:
@@ -42,7 +51,10 @@ class Frames:
                 break
             yield kind, data[start + head : middle], data[middle:stop]
             start = stop
-        self._rest = data[start:]
+            stop += head
+        if start < end:
+            self._rest.append(data[start:])
+            self._missing = stop - end
 
 
 class Lines:
@@ -75,6 +87,7 @@ decode_error = _decoder(tuple[int, str, str, str])
 decode_init_error = _decoder(tuple[str, str])
 decode_ready = _decoder(dict[str, float])
 decode_log = _decoder(tuple[int, str])
+decode_ask = _decoder(tuple[int, int, str, msgspec.Raw])
 
 
 def check_header_lines(lines: bytes) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from msgspec import Raw
+
 from mayfly_proto.records import VersionSpec
 
 
@@ -34,6 +36,9 @@ class Listener(Protocol):
     def on_result(self, call: int, content_type: int, extra_headers: bytes | None, payload: bytes) -> None: ...
     def on_error(self, call: int, kind: str, message: str, traceback: str) -> None: ...
     def on_log(self, stream: str, invocation: str, lines: bytes) -> None: ...
+    def on_ask(self, ask: int, call: int, verb: str, arguments: Raw, payload: bytes) -> None:
+        """Raises what a broken frame raises."""
+
     def on_exit(self, exit: Exit) -> None:
         """Exactly once, after everything else."""
 
@@ -46,6 +51,7 @@ class Nobody:
     def on_result(self, call: int, content_type: int, extra_headers: bytes | None, payload: bytes) -> None: ...
     def on_error(self, call: int, kind: str, message: str, traceback: str) -> None: ...
     def on_log(self, stream: str, invocation: str, lines: bytes) -> None: ...
+    def on_ask(self, ask: int, call: int, verb: str, arguments: Raw, payload: bytes) -> None: ...
     def on_exit(self, exit: Exit) -> None: ...
 
 

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,6 +61,8 @@ class Process:
         self._socket: socket.socket | None = None
         self._frames = instance_frames.Frames()
         self._unsent = bytearray()
+        self._taken = 0  # of what had to wait in `_unsent`, in bytes
+        self._unread: deque[int] = deque()  # where in that each answer ends
         self._pipes: dict[int, Lines] = {}
         self._killed = False
         self._over_limit = False
@@ -88,6 +91,21 @@ class Process:
         self._send(
             codec.pack_instance(instance_frames.EVENT, (call, invocation, budget_ms, cold, attempt, headers), payload)
         )
+
+    def answer(self, ask: int, value: object, payload: bytes = b"", *, ok: bool = True) -> None:
+        """What it asked for, or ``ok=False`` and why not."""
+        if self._socket is None:
+            return
+        self._send(codec.pack_instance(instance_frames.ANSWER, (ask, ok, value), payload))
+        if self._unsent:
+            self._unread.append(self._taken + len(self._unsent))
+
+    @property
+    def unread(self) -> int:
+        """Answers that it has not begun to take, or not taken whole."""
+        while self._unread and self._unread[0] <= self._taken:
+            self._unread.popleft()
+        return len(self._unread)
 
     def stop(self) -> None:
         """Politely: close the socket; the process ends by itself, and is killed after 2 s if it does not."""
@@ -244,10 +262,13 @@ class Process:
         if sock is None:
             return
         try:
-            del self._unsent[: sock.send(self._unsent)]
+            sent = sock.send(self._unsent)
+            del self._unsent[:sent]
+            self._taken += sent
         except BlockingIOError:
             return
         except OSError:
+            self._taken += len(self._unsent)
             self._unsent.clear()
         if not self._unsent:
             self._loop.remove_writer(sock)
@@ -294,6 +315,9 @@ class Process:
             self._listener.on_log(_STREAMS.get(stream, "stdout"), invocation, payload)
         elif kind == instance_frames.ERROR:
             self._listener.on_error(*instance_frames.decode_error(raw))
+        elif kind == instance_frames.ASK:
+            ask, call, verb, arguments = instance_frames.decode_ask(raw)
+            self._listener.on_ask(ask, call, verb, arguments, payload)
         elif kind == instance_frames.READY:
             phases = instance_frames.decode_ready(raw)
             self._owner.process_ready(self, phases)

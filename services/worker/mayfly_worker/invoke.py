@@ -22,8 +22,10 @@ from mayfly_worker.fence import Fence
 from mayfly_worker.pool import Instance, Pool
 from mayfly_worker.replies import COMPONENT
 
-_REPLIES = (*REPLY_PREFIXES, SETTLE_PREFIX.encode(), KEYED_PREFIX.encode())
 MALFORMED = (msgspec.MsgspecError, ValueError, struct.error)
+
+# Callers' inboxes, and what routers have for themselves: only they can send an `Invoke`, and they refuse callers these.
+_REPLIES = (*REPLY_PREFIXES, SETTLE_PREFIX.encode(), KEYED_PREFIX.encode())
 
 
 class Invoker:
@@ -59,7 +61,7 @@ class Invoker:
         reply = invoke.reply.encode()
         if not reply.startswith(_REPLIES):
             reply = b""
-        call = self._calls.start(link, invoke.seq, instance, invoke.invocation, reply, self._now())
+        call = self._calls.start(link, invoke.seq, instance, invoke.invocation, reply, headers, self._now())
         budget_ms = min(invoke.budget_ms, group.timeout_ms)
         call.deadline += budget_ms / 1000
         if budget_ms <= 0:

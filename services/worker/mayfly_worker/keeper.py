@@ -8,6 +8,8 @@ It is what the runtime reports to. `on_result` is on the warm path and only pass
 
 import signal
 
+from msgspec import Raw
+
 from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.records import VersionSpec
 from mayfly_proto.states import Instance as State
@@ -98,6 +100,10 @@ class Keeper:
 
     def on_log(self, stream: str, invocation: str, lines: bytes) -> None:
         self._log.write(stream, invocation, lines)
+
+    def on_ask(self, ask: int, call: int, verb: str, arguments: Raw, payload: bytes) -> None:
+        if self._spec is not None:
+            self._node.asking.ask(self.instance, self._spec, ask, call, verb, arguments, payload)
 
     def on_exit(self, exit: Exit) -> None:
         instance, node = self.instance, self._node

@@ -17,6 +17,7 @@ from mayfly_proto import codec, messages, records, subjects
 from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.messages import Refusal
 from mayfly_worker import replies
+from mayfly_worker.asking import Asking
 from mayfly_worker.calls import Calls
 from mayfly_worker.complaints import Complaints
 from mayfly_worker.fence import Fence
@@ -26,6 +27,7 @@ from mayfly_worker.packages import Packages
 from mayfly_worker.pool import Instance, Pool
 from mayfly_worker.routes import Routes
 from mayfly_worker.runtime import PythonRuntime
+from mayfly_worker.services import Services
 
 if TYPE_CHECKING:
     from mayfly_worker.keeper import Keeper
@@ -42,6 +44,7 @@ class Node:
         runtime: PythonRuntime,
         packages: Packages,
         routes: Routes,
+        tasks: asyncio.TaskGroup,
         now: Callable[[], float],
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
@@ -57,6 +60,7 @@ class Node:
         self.fence = Fence()
         self.calls = Calls(name, epoch)
         self.invoker = Invoker(bus, pool, self.calls, self.fence, self.complain)
+        self.asking = Asking(self.calls, Services(bus), tasks, now, log)
         self.logs = NodeLogs(bus, now, self.complain)
         self.keepers: dict[str, Keeper] = {}
         self.starting: dict[str, Keeper] = {}  # launched, not ready yet
@@ -141,6 +145,7 @@ class Node:
 
     def remove(self, instance: Instance, cpu_ms: float) -> None:
         """Its process is gone."""
+        self.asking.end(instance)
         self.pool.remove(instance)
         del self.keepers[instance.id]
         self._report_usage(instance, cpu_ms)

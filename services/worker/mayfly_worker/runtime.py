@@ -223,6 +223,7 @@ class PythonRuntime:
             },
             "handler": spec.handler,
             "concurrency": spec.concurrency,
+            "batch": spec.batch is not None,
             "env": sandbox.environment(spec, launch.instance, tmp),
             "confinement": {
                 "uid": uid,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
+from msgspec import Raw
 
 from mayfly_worker.instance_listener import Exit, Launch, Listener
 from mayfly_worker.instance_process import Process
@@ -49,6 +50,7 @@ class Template(Listener):
     def on_result(self, call: int, content_type: int, extra_headers: bytes | None, payload: bytes) -> None: ...
     def on_error(self, call: int, kind: str, message: str, traceback: str) -> None: ...
     def on_log(self, stream: str, invocation: str, lines: bytes) -> None: ...
+    def on_ask(self, ask: int, call: int, verb: str, arguments: Raw, payload: bytes) -> None: ...
 
 
 class Templates:
