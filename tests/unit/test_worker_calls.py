@@ -19,6 +19,7 @@ def instance(function: str = "hello", id_: str = "i1") -> Instance:
 def start(calls: Calls, router: str, seq: int, runs_in: Instance, deadline: float = 10.0) -> Call:
     link = calls.link(router)
     link.last_seq = max(link.last_seq, seq)
+    runs_in.group.timeout_ms = 60_000
     call = calls.start(link, seq, runs_in.group, f"inv{seq}", b"_INBOX.x", None)
     call.begin(runs_in, round(deadline * 1000), 0.0)
     return call

@@ -65,33 +65,43 @@ class Asking:
         elif error := permits.objection(spec, ask, len(payload), self._services.payload_limit):
             _refuse(process, number, error)
         else:
-            work = self._answer(process, call, number, ask, payload)
+            work = self._answer(instance, call, number, ask, payload)
             task = self._tasks.create_task(work, name=f"ask.{instance.id}.{number}")
             running.add(task)
-            task.add_done_callback(running.discard)
 
     def end(self, instance: Instance) -> None:
         """It is gone."""
         for task in self._running.pop(instance, ()):
             task.cancel()
 
-    async def _answer(self, process: Process, call: Call, number: int, ask: asks.Ask, payload: bytes) -> None:
-        try:
-            answer = await self._carry_out(call, ask, payload)
-        except (CallError, BusError, TimeoutError) as error:
-            _refuse(process, number, answers.failed(error))
-        except Exception:  # noqa: BLE001 - a task's boundary: one ask fails, not the worker
-            self._log.exception(
-                "ask.failed", function=call.group.function, invocation=call.invocation, ask=type(ask).__name__
-            )
-            _refuse(process, number, CallError(ErrorType.INTERNAL, "internal error", component=COMPONENT))
-        else:
-            process.answer(number, answer.value, answer.payload)
+    def _forget(self, instance: Instance, task: asyncio.Task[None] | None) -> None:
+        running = self._running.get(instance)
+        if running is not None and task is not None:
+            running.discard(task)
 
-    async def _carry_out(self, call: Call, ask: asks.Ask, payload: bytes) -> Answer:
+    async def _answer(
+        self, instance: Instance, process: Process, call: Call, number: int, ask: asks.Ask, payload: bytes
+    ) -> None:
+        try:
+            outcome = await self._carry_out(call, ask, payload)
+        finally:
+            # Before the answer: its reader may ask again at once.
+            self._forget(instance, asyncio.current_task())
+        if isinstance(outcome, CallError):
+            _refuse(process, number, outcome)
+        else:
+            process.answer(number, outcome.value, outcome.payload)
+
+    async def _carry_out(self, call: Call, ask: asks.Ask, payload: bytes) -> Answer | CallError:
         left_s = max(0.0, call.deadline - self._now())
-        async with asyncio.timeout(left_s):
-            return await self._begin(call, ask, payload, left_s)
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._begin(call, ask, payload, left_s)
+        except (CallError, BusError, TimeoutError) as error:
+            return answers.failed(error)
+        except Exception:  # noqa: BLE001 - a task's boundary: one ask fails, not the worker
+            self._log.exception("ask.failed", invocation=call.invocation, ask=type(ask).__name__)
+            return CallError(ErrorType.INTERNAL, "internal error", component=COMPONENT)
 
     async def _begin(self, call: Call, ask: asks.Ask, payload: bytes, left_s: float) -> Answer:
         passed_on = partial(
