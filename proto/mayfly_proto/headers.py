@@ -82,6 +82,12 @@ def find(raw: bytes, name: bytes) -> bytes | None:
     return raw[start : end if end >= 0 else None].strip()
 
 
+def find_last(raw: bytes, name: bytes) -> bytes | None:
+    """As `find`, of a name that comes twice the last: what NATS adds to a stored message stands at its end."""
+    start = raw.rfind(b"\r\n" + name + b":")
+    return None if start < 0 else find(raw[start:], name)
+
+
 def parse(raw: bytes | None) -> dict[str, str]:
     """All headers of a raw block; of a name that comes twice the last one wins. Off the warm path only."""
     if not raw:

@@ -1,0 +1,44 @@
+"""A message of the stream RESULTS: what is known of a durable call, and how it becomes a result or an error."""
+
+import re
+
+from mayfly_proto import api, errors, headers, states, subjects
+
+ID = re.compile(r"[A-Z][1-9][0-9]{0,18}")
+ID_RULE = "a letter and a number, such as A17"
+
+_JSON = "application/json"
+
+
+def invocation(subject: str, raw: bytes | None, payload: bytes, time: str) -> api.Invocation:
+    """``result.A17.billing.charge``, as it was published at ``time``."""
+    _, identity, function = subject.split(".", 2)
+    fields = headers.parse(raw)
+    state = fields.get(headers.STATE, "")
+    succeeded = state == states.Invocation.SUCCEEDED.value
+    error = errors.from_reply(raw, payload)
+    return api.Invocation(
+        id=identity,
+        function=function,
+        state=state,
+        time=time,
+        attempts=number(fields.get(headers.ATTEMPTS)),
+        content_type=fields.get(headers.CONTENT_TYPE, _JSON) if succeeded else "",
+        payload=payload if succeeded else None,
+        size=len(payload) if succeeded else 0,
+        error=None if error is None else error.detail(),
+    )
+
+
+def is_final(known: api.Invocation) -> bool:
+    """Whether there is nothing more to come."""
+    return any(state.final and state.value == known.state for state in states.Invocation)
+
+
+def function_of(subject: str) -> str:
+    """The function that a durable call's subject names."""
+    return subject.removeprefix(subjects.async_call(""))
+
+
+def number(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() else 0
