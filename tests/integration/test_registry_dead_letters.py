@@ -1,4 +1,4 @@
-"""Dead letters and durable calls through the registry, on a real server; dead letters are put there as a router would."""
+"""Dead letters and durable calls through the registry, on a real server. Letters are put there as by a router."""
 
 import asyncio
 import json

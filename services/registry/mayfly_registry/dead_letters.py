@@ -22,7 +22,6 @@ REDRIVE_S = 40.0  # for one request
 
 _AT_ONCE = 64
 _STORE_S = 10.0
-_GONE = frozenset({10037, 10043})  # no such message: deleted already
 
 
 class DeadLetters:
@@ -120,8 +119,8 @@ class DeadLetters:
         """False when it is gone already."""
         try:
             await jetstream.api(self._bus, subjects.message_delete(storage.DLQ), {"seq": message.sequence})
-        except JetStreamError as error:
-            if error.code not in _GONE:
+        except JetStreamError:  # with one of several codes, when there is no such message
+            if await self._history(None).message(message.sequence) is not None:
                 raise
             return False
         return True
