@@ -1,7 +1,6 @@
 """Results of durable calls and dead letters by HTTP, with the real registry; a router is played over the wire."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,36 +8,11 @@ from typing import Any
 import pytest
 
 from mayfly_broker.server import EmbeddedServer
-from mayfly_chassis import jetstream, outcomes
-from mayfly_chassis.bus import Bus
-from mayfly_chassis.service import running
-from mayfly_proto import api, headers, subjects
-from mayfly_proto.errors import CallError, ErrorType
-from mayfly_registry.app import app as registry_app
-from mayfly_registry.config import RegistryConfig
+from mayfly_chassis import outcomes
+from mayfly_proto import api, headers
 from tests.conftest import Connect
-from tests.integration.gateway import Gateway, Platform, gateway
-
-
-class Router:
-    """What a router says of durable calls and events."""
-
-    def __init__(self, bus: Bus) -> None:
-        self.bus = bus
-
-    async def says(self, identity: str, state: str, payload: bytes = b"", **fields: str) -> None:
-        block = headers.block({headers.STATE: state, headers.ATTEMPTS: "1"} | fields)
-        await jetstream.publish(self.bus, subjects.result(identity, "hello"), payload, headers=block)
-
-    async def failed(self, identity: str) -> None:
-        error = CallError(ErrorType.FUNCTION_ERROR, "ValueError: no", component="function", traceback="Tr...")
-        block = error.headers({headers.STATE: "failed", headers.ATTEMPTS: "3"})
-        await jetstream.publish(self.bus, subjects.result(identity, "hello"), error.body(), headers=block)
-
-    async def buries(self, function: str, payload: bytes, kind: str) -> int:
-        fields = {headers.REASON: "raised", headers.INVOCATION: "E1", headers.CONTENT_TYPE: kind}
-        subject = subjects.dead_letter(function)
-        return await jetstream.publish(self.bus, subject, payload, headers=headers.block(fields))
+from tests.integration.durable_peers import Router, gateway_and_registry
+from tests.integration.gateway import Gateway
 
 
 @pytest.fixture
@@ -48,12 +22,7 @@ async def router(connect: Connect) -> Router:
 
 @pytest.fixture
 async def http(server: EmbeddedServer, tmp_path: Path, connect: Connect) -> AsyncIterator[Gateway]:
-    """With a function `hello`."""
-    await Platform(await connect("registry"), await connect("router")).publish("hello")
-    password = tmp_path / "registry-password"
-    password.write_text(server.passwords["registry"])
-    config = RegistryConfig(nats_url=server.url, nats_password_file=password)
-    async with running("registry", registry_app, config), gateway(server, tmp_path) as running_gateway:
+    async with gateway_and_registry(server, tmp_path, connect) as running_gateway:
         yield running_gateway
 
 
@@ -140,13 +109,7 @@ async def test_an_unknown_id_is_not_waited_for(http: Gateway, identity: str, sta
 
 async def test_cancel_in_both_forms(http: Gateway, router: Router) -> None:
     """By the API and by OpenFaaS's path, with the token; the owner's no is 409 with its reason."""
-    answers = iter(({"cancelled": False, "reason": "it runs"}, {"cancelled": True}))
-
-    def received(_subject: bytes, reply: bytes, _raw: bytes | None, _payload: bytes) -> None:
-        router.bus.publish(reply, json.dumps(next(answers)).encode())
-
-    await router.bus.subscribe(subjects.cancel("hello"), received, queue=subjects.ROUTER_QUEUE)
-    await router.bus.flush()
+    await router.answers_cancel({"cancelled": False, "reason": "it runs"}, {"cancelled": True})
     await http.send("POST", "/async-function/hello")
     assert (await http.send("DELETE", "/async-function/A1")).status == 401
     assert (await http.send("DELETE", "/api/v1/invocations/A1")).status == 401

@@ -76,8 +76,8 @@ class Api:
         """One exchange. An error of the platform is raised as `Failure`, unless ``errors`` is off."""
         from http.client import HTTPException  # a third of a command's start, which --help does not need
 
-        given = {name: str(value) for name, value in (query or {}).items() if value is not None}
-        target = f"{path}?{urlencode(given)}" if given else path
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        target = f"{path}?{urlencode(given, doseq=True)}" if given else path
         connection = self._connect(timeout_s)
         try:
             authorised = {**headers, **({"Authorization": f"Bearer {self.token}"} if self.token else {})}
@@ -117,4 +117,8 @@ def find(data: str | None) -> Api:
 
 
 def function_path(name: str) -> str:
-    return f"functions/{quote(name, safe='')}"
+    return f"functions/{quoted(name)}"
+
+
+def quoted(name: str) -> str:
+    return quote(name, safe="")

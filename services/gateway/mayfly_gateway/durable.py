@@ -6,7 +6,6 @@ import uuid
 
 from mayfly_chassis import durable
 from mayfly_chassis.bus import Bus
-from mayfly_chassis.errors import BusError, JetStreamError, MessageTooLarge, SubjectFull
 from mayfly_gateway import messages, translation
 from mayfly_gateway.asgi import Receive, Scope, read_body
 from mayfly_gateway.calls import Calls
@@ -17,7 +16,6 @@ from mayfly_proto.errors import CallError, ErrorType
 
 INVOCATIONS = "/api/v1/invocations/"
 
-_BUSY_S = 5  # until a function that has too many calls waiting may be tried again
 _EVENTS_AT_ONCE = 256
 
 
@@ -87,18 +85,9 @@ class Durable:
         raise CallError(failed.kind, message, component=COMPONENT, retry_after_s=failed.retry_after_s)
 
     async def _store(self, subject: str, payload: bytes, block: bytes) -> int:
-        try:
-            return await durable.store(self._bus, subject, payload, headers=block, wait_s=self._wait_s)
-        except SubjectFull:
-            message = f"as many messages as {subject} may have wait already"
-            raise CallError(ErrorType.THROTTLED, message, component=COMPONENT, retry_after_s=_BUSY_S) from None
-        except MessageTooLarge:
-            message = "payload and headers together are larger than a message may be"
-            raise CallError(ErrorType.TOO_LARGE, message, component=COMPONENT) from None
-        except JetStreamError as error:
-            raise _unavailable(f"the stream does not take it: {error}") from None
-        except BusError:
-            raise _unavailable(f"no acknowledgement in {self._wait_s:g} s: it may have been stored, or not") from None
+        return await durable.accept(
+            self._bus, subject, payload, headers=block, wait_s=self._wait_s, component=COMPONENT
+        )
 
 
 def _accepted(body: dict[str, object], *fields: translation.Field) -> Response:
@@ -109,7 +98,3 @@ def _accepted(body: dict[str, object], *fields: translation.Field) -> Response:
 
 def _row(subject: str, sequence: int) -> dict[str, object]:
     return {"id": storage.invocation_id(storage.EVENTS, sequence), "subject": subject}
-
-
-def _unavailable(message: str) -> CallError:
-    return CallError(ErrorType.UNAVAILABLE, message, component=COMPONENT, retry_after_s=1)

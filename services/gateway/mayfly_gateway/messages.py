@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mayfly_gateway import cloud_events, times, translation
 from mayfly_gateway.cloud_events import BATCHED, STRUCTURED, Event
 from mayfly_gateway.translation import COMPONENT, Field
-from mayfly_proto import headers, subjects
+from mayfly_proto import headers, names, subjects
 from mayfly_proto.errors import CallError, ErrorType
 
 __all__ = [
@@ -25,9 +25,7 @@ __all__ = [
     "listing",
 ]
 
-_TOKEN = re.compile(r"[^\s.*>\x00-\x20\x7f]+")
 _MESSAGE_ID = re.compile(r"[!-~]{1,200}")
-_SUBJECT_LIMIT = 1000  # characters
 
 _CREDENTIALS = frozenset((b"authorization", b"cookie", b"x-api-key"))  # would lie in the stream for all to read
 _OF_HTTP = frozenset((b"host", b"user-agent", b"origin", b"referer", b"via", b"forwarded", b"content-length"))
@@ -48,10 +46,10 @@ class Given(NamedTuple):
 
 def event_subject(path: str) -> str:
     """``orders/eu/created`` and ``orders.eu.created`` → ``event.orders.eu.created``. Raises CallError (bad_request)."""
-    name = path.strip("/").replace("/", ".")
-    if len(name) > _SUBJECT_LIMIT or not all(map(_TOKEN.fullmatch, name.split("."))) or not name.isprintable():
-        raise _bad(f"{name[:100]!r} is no event's subject: words joined by dots or slashes, without spaces, * and >")
-    return subjects.event(name)
+    try:
+        return subjects.event(names.check_event(path.strip("/").replace("/", ".")))
+    except names.InvalidName as error:
+        raise _bad(str(error)) from None
 
 
 def given(fields: Iterable[Field]) -> Given:
