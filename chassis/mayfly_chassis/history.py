@@ -34,11 +34,6 @@ class History:
         found = await self._ask({"last_by_subj": self._filter})
         return None if found is None else found.message
 
-    async def message(self, sequence: int) -> Stored | None:
-        """Exactly that one, whatever its subject is."""
-        found = await self._ask({"seq": sequence})
-        return None if found is None else found.message
-
     async def first(self, start: dict[str, object]) -> Place | None:
         """The first from ``{"seq": ...}`` or ``{"start_time": ...}`` on."""
         return await self._ask({**start, "next_by_subj": self._filter, "batch": 1})

@@ -13,8 +13,7 @@ _JSON = "application/json"
 def invocation(subject: str, raw: bytes | None, payload: bytes, time: str) -> api.Invocation:
     """``result.A17.billing.charge``, as it was published at ``time``."""
     _, identity, function = subject.split(".", 2)
-    fields = headers.parse(raw)
-    state = fields.get(headers.STATE, "")
+    state = _first(raw, headers.STATE)
     succeeded = state == states.Invocation.SUCCEEDED.value
     error = errors.from_reply(raw, payload)
     return api.Invocation(
@@ -22,8 +21,8 @@ def invocation(subject: str, raw: bytes | None, payload: bytes, time: str) -> ap
         function=function,
         state=state,
         time=time,
-        attempts=number(fields.get(headers.ATTEMPTS)),
-        content_type=fields.get(headers.CONTENT_TYPE, _JSON) if succeeded else "",
+        attempts=number(_first(raw, headers.ATTEMPTS)),
+        content_type=(_first(raw, headers.CONTENT_TYPE) or _JSON) if succeeded else "",
         payload=payload if succeeded else None,
         size=len(payload) if succeeded else 0,
         error=None if error is None else error.detail(),
@@ -38,6 +37,11 @@ def is_final(known: api.Invocation) -> bool:
 def function_of(subject: str) -> str:
     """The function that a durable call's subject names."""
     return subject.removeprefix(subjects.async_call(""))
+
+
+def _first(raw: bytes | None, name: str) -> str:
+    """The router's word stands before what the function has said."""
+    return (headers.find(raw or b"", name.encode()) or b"").decode("utf-8", "replace")
 
 
 def number(text: str | None) -> int:

@@ -164,7 +164,6 @@ SUBSCRIBE: dict[str, set[str]] = {
     "mayfly.keyed.>": set(),
     "mayfly.cancel.hello router": {"router"},
     "mayfly.cancel.>": set(),
-    "result.>": set(),
     "dlq.>": set(),
     "sensors.> router.hello": set(),  # only what `access.toml` says
     "mayfly.api.function.deploy registry": {"registry"},

@@ -12,10 +12,10 @@ from mayfly_proto.errors import CallError, ErrorType
     ("name", "value"),
     [
         (headers.AT, "2026-01-02T03:04:05Z"),
-        (headers.AT, "2026-01-02t03:04:05.123456789+01:00"),
+        (headers.AT, "2026-01-02T03:04:05.123456789+01:00"),
         (headers.DELAY, "0"),
         (headers.DELAY, "1.5"),
-        (headers.DELAY, "999999999"),
+        (headers.DELAY, "31622400"),
     ],
 )
 def test_a_time_passes_as_it_is(name: str, value: str) -> None:
@@ -36,7 +36,7 @@ def test_a_time_passes_as_it_is(name: str, value: str) -> None:
         (headers.DELAY, "1e3"),
         (headers.DELAY, "inf"),
         (headers.DELAY, "1_000"),
-        (headers.DELAY, "9999999999"),
+        (headers.DELAY, "31622401"),
     ],
 )
 def test_a_senseless_time_is_refused_by_name(name: str, value: str) -> None:

@@ -35,10 +35,10 @@ def test_the_publishers_headers_survive(theirs: dict[str, str]) -> None:
     }
 
 
-def test_depth_and_key_go_along() -> None:
-    """A loop stays a loop, and a repeated call a repeated call."""
-    found = headers.parse(letters.again(dead(**{headers.DEPTH: "3", headers.IDEMPOTENCY_KEY: "k"})))
-    assert (found[headers.DEPTH], found[headers.IDEMPOTENCY_KEY]) == ("3", "k")
+def test_what_is_the_events_own_goes_along() -> None:
+    """A loop stays a loop, a repeated call a repeated call, and one that came by HTTP has a method and a path."""
+    own = {headers.DEPTH: "3", headers.IDEMPOTENCY_KEY: "k", headers.HTTP: "POST /x", headers.SOURCE: "E1"}
+    assert headers.parse(letters.again(dead(**own))).items() >= own.items()
 
 
 def test_two_headers_of_one_name_stay_two() -> None:

@@ -117,14 +117,14 @@ def later(fields: Iterable[Field]) -> dict[str, str]:
         header, is_right, rule = _LATER[name]
         if not is_right(text):
             raise _bad(f"{header} {text[:40]!r}: must be {rule}")
-        return {header: text}
+        return {header: text.upper()}
     return {}
 
 
 _MESSAGE_ID_FIELD = headers.MESSAGE_ID.lower().encode()
 _LATER: dict[bytes, tuple[str, Callable[[str], bool], str]] = {
     headers.AT.lower().encode(): (headers.AT, times.is_time, times.TIME_RULE),
-    headers.DELAY.lower().encode(): (headers.DELAY, times.is_seconds, times.SECONDS_RULE),
+    headers.DELAY.lower().encode(): (headers.DELAY, times.is_delay, times.DELAY_RULE),
 }
 
 

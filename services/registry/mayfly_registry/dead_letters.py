@@ -52,7 +52,7 @@ class DeadLetters:
         return [each for each in found if each.sequence < before][::-1][: request.limit]
 
     async def show(self, request: api.DeadLetterRequest) -> api.DeadLetter:
-        message = await self._history(None).message(request.sequence) if request.sequence > 0 else None
+        message = await self._message(request.sequence)
         if message is None:
             raise NotFound(f"there is no dead letter {request.sequence}")
         return letters.letter(message, full=True, payload_limit=self._payload_limit)
@@ -86,7 +86,7 @@ class DeadLetters:
         if request.sequences is not None:
             named = await self._checked(request.function, request.sequences)
             for start in range(0, len(named), _AT_ONCE):
-                found = [await self._history(None).message(sequence) for sequence in named[start : start + _AT_ONCE]]
+                found = [await self._message(sequence) for sequence in named[start : start + _AT_ONCE]]
                 yield [message for message in found if message is not None]
             return
         lies = self._history(request.function)
@@ -102,7 +102,7 @@ class DeadLetters:
         """Raises `NotFound` when none is there, `InvalidRequest` when one is another function's."""
         there = []
         for sequence in dict.fromkeys(sequences):
-            message = await self._history(None).message(sequence) if sequence > 0 else None
+            message = await self._message(sequence)
             if message is not None and (owner := letters.function_of(message)) != function:
                 raise InvalidRequest(f"sequences: dead letter {sequence} is of {owner}, not of {function}")
             there += [sequence] if message is not None else []
@@ -120,10 +120,13 @@ class DeadLetters:
         try:
             await jetstream.api(self._bus, subjects.message_delete(storage.DLQ), {"seq": message.sequence})
         except JetStreamError:  # with one of several codes, when there is no such message
-            if await self._history(None).message(message.sequence) is not None:
+            if await self._message(message.sequence) is not None:
                 raise
             return False
         return True
+
+    async def _message(self, sequence: int) -> Stored | None:
+        return await jetstream.at(self._bus, storage.DLQ, sequence) if sequence > 0 else None
 
     def _history(self, function: str | None) -> History:
         subject = subjects.DEAD_LETTERS if function is None else subjects.dead_letter(draft.check_name(function))

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import NoResponders
 from mayfly_chassis.history import History
@@ -62,7 +63,7 @@ class Invocations:
     async def _pending(self, identity: str) -> api.Invocation | None:
         if not identity.startswith(_LETTER):
             return None
-        message = await History(self._bus, storage.ASYNC).message(int(identity.removeprefix(_LETTER)))
+        message = await jetstream.at(self._bus, storage.ASYNC, int(identity.removeprefix(_LETTER)))
         if message is None:
             return None
         return api.Invocation(

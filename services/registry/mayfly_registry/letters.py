@@ -6,9 +6,6 @@ from mayfly_chassis.jetstream import Stored
 from mayfly_proto import api, headers, results, subjects
 from mayfly_proto.errors import ErrorDetail
 
-_OURS = ("mayfly-", "nats-")
-_KEPT = frozenset(name.lower() for name in (headers.DEPTH, headers.IDEMPOTENCY_KEY))
-
 
 def function_of(message: Stored) -> str:
     return message.subject.removeprefix(subjects.dead_letter(""))
@@ -30,7 +27,7 @@ def letter(message: Stored, *, full: bool = False, payload_limit: int = 0) -> ap
         failed_at=fields.get(headers.FAILED_AT) or message.time,
         size=len(message.payload),
         error=error,
-        headers={name: value for name, value in fields.items() if _is_publishers(name)} if full else {},
+        headers=headers.parse(headers.publishers(message.headers)) if full else {},
         payload=message.payload if full and len(message.payload) <= payload_limit else None,
     )
 
@@ -48,18 +45,8 @@ def again(message: Stored) -> bytes:
         headers.ATTEMPT: "1",
         headers.MESSAGE_ID: f"redrive.{message.sequence}.{invocation}",
     }
-    theirs = [line for line in message.headers.split(b"\r\n")[1:] if _is_publishers(_name(line))]
-    block = headers.block({name: value for name, value in ours.items() if value})
-    return block[:-2] + b"".join(line + b"\r\n" for line in theirs) + b"\r\n"
-
-
-def _name(line: bytes) -> str:
-    return line.partition(b":")[0].decode("latin-1")
-
-
-def _is_publishers(name: str) -> bool:
-    lower = name.lower()
-    return bool(name) and (lower in _KEPT or not lower.startswith(_OURS))
+    theirs = headers.publishers(message.headers)
+    return headers.added(theirs, {name: value for name, value in ours.items() if value})
 
 
 def _error(text: str) -> ErrorDetail | None:
