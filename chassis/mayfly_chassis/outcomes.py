@@ -28,8 +28,7 @@ async def wait(
     bell = asyncio.Event()
 
     def received(subject: bytes, _reply: bytes, raw: bytes | None, payload: bytes) -> None:
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        heard[:] = [results.invocation(subject.decode(), raw, payload, now)]
+        heard[:] = [results.invocation(subject.decode(), raw, payload, datetime.now(UTC))]
         bell.set()
 
     subscription = await bus.subscribe(subjects.results_of(identity), received)

@@ -1,6 +1,7 @@
 """A message of the stream RESULTS: what is known of a durable call, and how it becomes a result or an error."""
 
 import re
+from datetime import UTC, datetime
 
 from mayfly_proto import api, errors, headers, states, subjects
 
@@ -10,7 +11,7 @@ ID_RULE = "a letter and a number, such as A17"
 _JSON = "application/json"
 
 
-def invocation(subject: str, raw: bytes | None, payload: bytes, time: str) -> api.Invocation:
+def invocation(subject: str, raw: bytes | None, payload: bytes, time: datetime) -> api.Invocation:
     """``result.A17.billing.charge``, as it was published at ``time``."""
     _, identity, function = subject.split(".", 2)
     state = _first(raw, headers.STATE)
@@ -20,7 +21,7 @@ def invocation(subject: str, raw: bytes | None, payload: bytes, time: str) -> ap
         id=identity,
         function=function,
         state=state,
-        time=time,
+        time=rfc3339(time),
         attempts=number(_first(raw, headers.ATTEMPTS)),
         content_type=(_first(raw, headers.CONTENT_TYPE) or _JSON) if succeeded else "",
         payload=payload if succeeded else None,
@@ -37,6 +38,11 @@ def is_final(known: api.Invocation) -> bool:
 def function_of(subject: str) -> str:
     """The function that a durable call's subject names."""
     return subject.removeprefix(subjects.async_call(""))
+
+
+def rfc3339(time: datetime) -> str:
+    """As every time that people read: UTC, milliseconds."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _first(raw: bytes | None, name: str) -> str:

@@ -49,4 +49,4 @@ def test_two_headers_of_one_name_stay_two() -> None:
 
 def test_without_a_time_of_death_the_streams_counts() -> None:
     """Put there by hand: when it was stored is when it failed."""
-    assert letters.letter(dead()).failed_at == "2026-01-02T03:04:05Z"
+    assert letters.letter(dead()).failed_at == "2026-01-02T03:04:05.000Z"

@@ -50,7 +50,7 @@ class Invocations:
         answer = msgspec.json.decode(reply.payload, type=_Cancelled)
         if not answer.cancelled:
             raise Conflict(f"{found.id} cannot be cancelled: {answer.reason or 'it has started'}")
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        now = results.rfc3339(datetime.now(UTC))
         return msgspec.structs.replace(found, state=states.Invocation.CANCELLED.value, time=now, error=None)
 
     async def _result(self, identity: str) -> api.Invocation | None:
@@ -70,5 +70,5 @@ class Invocations:
             id=identity,
             function=results.function_of(message.subject),
             state=states.Invocation.PENDING.value,
-            time=message.time,
+            time=results.rfc3339(message.time),
         )

@@ -24,7 +24,7 @@ def letter(message: Stored, *, full: bool = False, payload_limit: int = 0) -> ap
         subject=fields.get(headers.EVENT_SUBJECT, ""),
         reason=fields.get(headers.REASON, ""),
         attempts=results.number(fields.get(headers.ATTEMPTS)),
-        failed_at=fields.get(headers.FAILED_AT) or message.time,
+        failed_at=fields.get(headers.FAILED_AT) or results.rfc3339(message.time),
         size=len(message.payload),
         error=error,
         headers=headers.parse(headers.publishers(message.headers)) if full else {},
