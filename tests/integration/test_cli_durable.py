@@ -57,6 +57,13 @@ async def operator(connect: Connect) -> Bus:
     return await connect("operator")
 
 
+async def test_no_function_sees_the_token(mayfly: Command, operator: Bus) -> None:
+    """The operator's command does not hand the key of the platform to the code that it calls."""
+    await mayfly("invoke", "hello", "--async")
+    ((_, found, _),) = await messages(operator, storage.ASYNC)
+    assert TOKEN not in str(found)
+
+
 async def messages(operator: Bus, stream: str) -> list[tuple[str, dict[str, str], bytes]]:
     found: list[jetstream.Stored] = []
     await jetstream.every(operator, stream, ">", found.append)

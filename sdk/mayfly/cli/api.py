@@ -22,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_DATA = ".mayfly"
 MANAGEMENT_TIMEOUT_S = 60.0
 
+_MANAGEMENT = "/api/v1/"
+
 
 def platform_option(command: F) -> F:
     """Adds ``--data DIR`` as the argument `data`."""
@@ -57,7 +59,7 @@ class Api:
         if size is not None:
             headers["Content-Length"] = str(size)
         content = raw if raw is not None or body is None else json.dumps(body).encode()
-        with self.send(method, f"/api/v1/{path}", headers, content, query=query, timeout_s=timeout_s) as reply:
+        with self.send(method, f"{_MANAGEMENT}{path}", headers, content, query=query, timeout_s=timeout_s) as reply:
             text = reply.read()
         return json.loads(text) if text else None
 
@@ -80,8 +82,9 @@ class Api:
         target = f"{path}?{urlencode(given, doseq=True)}" if given else path
         connection = self._connect(timeout_s)
         try:
-            authorised = {**headers, **({"Authorization": f"Bearer {self.token}"} if self.token else {})}
-            connection.request(method, target, content, authorised)
+            # Only management gets the token: a function sees all headers of its call.
+            own = {"Authorization": f"Bearer {self.token}"} if self.token and path.startswith(_MANAGEMENT) else {}
+            connection.request(method, target, content, {**headers, **own})
             reply = connection.getresponse()
             if errors and reply.status >= 400:
                 body = reply.read()
