@@ -161,6 +161,19 @@ async def test_redrive_that_died_before_deleting_runs_once(registry: Registry) -
     assert await registry.letters() == []
 
 
+async def test_a_letter_that_cannot_be_stored_as_due_stays(registry: Registry) -> None:
+    """It is deleted after its publication is acknowledged, never before."""
+    await registry.functions("hello")
+    sequence = await registry.bury("hello", b"x" * 100)
+    config = (await jetstream.api(registry.operator, subjects.stream_info(storage.SCHEDULES)))["config"]
+    update = subjects.stream_update(storage.SCHEDULES)
+    await jetstream.api(registry.operator, update, config | {"max_msg_size": 10})
+    with pytest.raises(CallError) as caught:
+        await registry.change(api.REDRIVE, "hello")
+    assert caught.value.kind is ErrorType.UNAVAILABLE
+    assert await registry.letters() == [sequence]
+
+
 async def test_two_redrives_at_once_run_each_once(registry: Registry) -> None:
     """Whoever is slower finds nothing left to do."""
     await registry.functions("hello")
