@@ -97,7 +97,8 @@ def roles(access: Access) -> Mapping[str, Permissions]:
                     subjects.API,
                     subjects.node_instances(ANY),
                     *_read(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
-                    *_get(storage.LOGS, *map(subjects.object_stream, (storage.CODE, storage.INCOMING))),
+                    *_get(storage.LOGS, storage.RESULTS),
+                    *_get(*map(subjects.object_stream, (storage.CODE, storage.INCOMING))),
                     *_store(storage.INCOMING),
                     *_discard(storage.INCOMING),
                     *_PEOPLE,
@@ -107,6 +108,7 @@ def roles(access: Access) -> Mapping[str, Permissions]:
                     subjects.SERVICES,
                     *_feed(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
                     subjects.ALL_LOGS,
+                    subjects.ALL_RESULTS,  # of durable calls that are waited for
                 ),
             ),
             REGISTRY: Permissions(

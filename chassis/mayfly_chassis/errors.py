@@ -12,6 +12,7 @@ BusError
     ├── KeyExists
     ├── WrongRevision
     ├── TooMany
+    ├── SubjectFull
     └── ObjectError
         ├── ObjectNotFound
         ├── ObjectCorrupt
@@ -72,6 +73,10 @@ class WrongRevision(JetStreamError):
 
 class TooMany(JetStreamError):
     """There are more keys or objects than the caller takes."""
+
+
+class SubjectFull(JetStreamError):
+    """As many messages of this subject as its stream keeps wait already; other subjects are not concerned."""
 
 
 class ObjectError(JetStreamError):

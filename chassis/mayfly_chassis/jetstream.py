@@ -30,7 +30,7 @@ class Stored(NamedTuple):
     @property
     def time(self) -> datetime:
         """When it was stored."""
-        return datetime.fromisoformat((headers.find(self.headers, b"Nats-Time-Stamp") or b"").decode())
+        return datetime.fromisoformat((headers.find_last(self.headers, b"Nats-Time-Stamp") or b"").decode())
 
 
 class _ApiError(msgspec.Struct):
@@ -112,7 +112,7 @@ def _found(reply: Reply, wanted: str) -> Stored | None:
         return None
     if status is not None or reply.headers is None:
         raise JetStreamError(f"direct get of {wanted}: {(reply.headers or b'')[9:100]!r}")
-    return _stored(reply.headers, reply.payload)
+    return stored(reply.headers, reply.payload)
 
 
 async def at(bus: Bus, stream: str, sequence: int, *, timeout_s: float = 5.0) -> Stored | None:
@@ -215,7 +215,7 @@ class _Pages:
         status = headers.status(raw)
         try:
             if status is None and raw is not None:
-                message = _stored(raw, payload)
+                message = stored(raw, payload)
                 self._next = message.sequence + 1
                 self._pending = int(headers.find(raw, b"Nats-Num-Pending") or 0)
                 self._on_message(message)
@@ -229,8 +229,9 @@ class _Pages:
             self._ended.set_exception(error)
 
 
-def _stored(raw: bytes, payload: bytes) -> Stored:
-    subject, sequence = headers.find(raw, b"Nats-Subject"), headers.find(raw, b"Nats-Sequence")
+def stored(raw: bytes, payload: bytes) -> Stored:
+    """A reply to a direct get. Raises `JetStreamError`."""
+    subject, sequence = headers.find_last(raw, b"Nats-Subject"), headers.find_last(raw, b"Nats-Sequence")
     if subject is None or sequence is None:
         raise JetStreamError(f"not a stored message: {raw[:200]!r}")
     return Stored(subject.decode(), int(sequence), raw, payload)

@@ -210,7 +210,8 @@ class Invocation(_Reply, frozen=True):
     time: str  # of this state; RFC 3339, UTC
     attempts: int = 0  # that are over
     content_type: str = ""
-    payload: bytes | None = None
+    payload: bytes | None = None  # None also where it is too large to come along: `size` says so, RESULTS has it
+    size: int = 0  # bytes of the payload
     error: errors.ErrorDetail | None = None
 
 
@@ -234,6 +235,7 @@ class DeadLettersChange(_Request, frozen=True):
 class DeadLettersChanged(_Reply, frozen=True):
     function: str
     count: int
+    left: int = 0  # that were to be driven again and are not yet, because time was over: ask again
 
 
 class DeadLetter(_Reply, frozen=True):
@@ -249,7 +251,7 @@ class DeadLetter(_Reply, frozen=True):
     size: int  # bytes of the payload
     error: errors.ErrorDetail | None = None  # the last one
     headers: dict[str, str] = {}  # the publisher's; only with `show`
-    payload: bytes | None = None  # only with `show`; base64 in JSON
+    payload: bytes | None = None  # only with `show`, and not where it is too large to come along; base64 in JSON
 
 
 class SchedulesRequest(_Request, frozen=True):

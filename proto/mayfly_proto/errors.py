@@ -99,17 +99,16 @@ class CallError(Exception):
 
     def body(self) -> bytes:
         """The JSON body; never empty."""
-        return msgspec.json.encode(
-            ErrorBody(
-                ErrorDetail(
-                    code=self.kind.code,
-                    type=self.kind.value,
-                    message=self.message,
-                    component=self.component,
-                    invocation=self.invocation,
-                    traceback=self.traceback,
-                )
-            )
+        return msgspec.json.encode(ErrorBody(self.detail()))
+
+    def detail(self) -> ErrorDetail:
+        return ErrorDetail(
+            code=self.kind.code,
+            type=self.kind.value,
+            message=self.message,
+            component=self.component,
+            invocation=self.invocation,
+            traceback=self.traceback,
         )
 
     def headers(self, extra: dict[str, str] | None = None) -> bytes:
@@ -135,17 +134,21 @@ def from_reply(raw_headers: bytes | None, payload: bytes) -> CallError | None:
         return None
     retry_after = headers.find(raw_headers, headers.RETRY_AFTER.encode())
     try:
-        detail = msgspec.json.decode(payload, type=ErrorBody).error
-        kind = ErrorType(detail.type)
+        error = from_detail(msgspec.json.decode(payload, type=ErrorBody).error)
     except (msgspec.MsgspecError, ValueError):
         sentence = headers.find(raw_headers, headers.SERVICE_ERROR.encode()) or b""
         kind = next((k for k in ErrorType if str(k.code).encode() == code), ErrorType.INTERNAL)
         return CallError(kind, sentence.decode("utf-8", "replace"), component="unknown")
+    error.retry_after_s = int(retry_after) if retry_after and retry_after.isdigit() else None
+    return error
+
+
+def from_detail(detail: ErrorDetail) -> CallError:
+    """Raises ValueError for a type that is not ours."""
     return CallError(
-        kind,
+        ErrorType(detail.type),
         detail.message,
         component=detail.component,
         invocation=detail.invocation,
         traceback=detail.traceback,
-        retry_after_s=int(retry_after) if retry_after and retry_after.isdigit() else None,
     )

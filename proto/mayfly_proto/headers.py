@@ -39,6 +39,23 @@ FAILED_AT = "Mayfly-Failed-At"  # a dead letter: RFC 3339
 CLOUD_EVENT = "ce-"  # the beginning of every CloudEvents attribute's header
 
 DEPTH_LIMIT = 8
+LONGEST_DELAY_S = 366 * 86_400  # that a durable call may be put off
+
+# what the platform says about one attempt at an event or call, not its publisher
+OF_AN_ATTEMPT = (
+    INVOCATION,
+    VERSION,
+    ATTEMPT,
+    ATTEMPTS,
+    EVENT_SUBJECT,
+    FIRST_AT,
+    FAILED_AT,
+    AT,
+    DELAY,
+    REASON,
+    ERROR,
+    STATE,
+)
 
 # NATS's own
 MESSAGE_ID = "Nats-Msg-Id"
@@ -82,6 +99,12 @@ def find(raw: bytes, name: bytes) -> bytes | None:
     return raw[start : end if end >= 0 else None].strip()
 
 
+def find_last(raw: bytes, name: bytes) -> bytes | None:
+    """As `find`, of a name that comes twice the last: what NATS adds to a stored message stands at its end."""
+    start = raw.rfind(b"\r\n" + name + b":")
+    return None if start < 0 else find(raw[start:], name)
+
+
 def parse(raw: bytes | None) -> dict[str, str]:
     """All headers of a raw block; of a name that comes twice the last one wins. Off the warm path only."""
     if not raw:
@@ -92,6 +115,22 @@ def parse(raw: bytes | None) -> dict[str, str]:
         if colon:
             fields[name.decode("latin-1")] = value.strip().decode("utf-8", "replace")
     return fields
+
+
+def publishers(raw: bytes | None) -> bytes | None:
+    """A block without NATS's own lines and without what the platform says about an attempt; None when none is left."""
+    if not raw:
+        return None
+    lines = [line for line in raw.split(b"\r\n")[1:] if line and _is_publishers(line)]
+    return PROLOGUE + b"".join(line + b"\r\n" for line in lines) + b"\r\n" if lines else None
+
+
+_OF_AN_ATTEMPT = frozenset(name.lower() for name in OF_AN_ATTEMPT)
+
+
+def _is_publishers(line: bytes) -> bool:
+    name = line.partition(b":")[0].decode("latin-1").strip().lower()
+    return name not in _OF_AN_ATTEMPT and not name.startswith("nats-")
 
 
 def status(raw: bytes | None) -> str | None:

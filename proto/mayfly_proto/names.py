@@ -10,7 +10,11 @@ PART = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 FUNCTION = re.compile(rf"{PART}(?:\.{PART}){{0,3}}")
 NODE = re.compile(PART)
 
+EVENT = re.compile(r"[^\s.*>\x00-\x20\x7f]+(?:\.[^\s.*>\x00-\x20\x7f]+)*")
+EVENT_LIMIT = 1000  # characters
+
 FUNCTION_RULE = "1 to 4 parts of a-z, 0-9 and '-', joined by dots, each part 1 to 63 long (for example billing.charge)"
+EVENT_RULE = "words joined by dots, without spaces, * and > (for example orders.eu.created)"
 NODE_RULE = "a-z, 0-9 and '-', 1 to 63 long"
 
 
@@ -29,6 +33,13 @@ def check_node(name: str) -> str:
     """Return ``name`` or raise `InvalidName` with the rule; routers are named by the same rule."""
     if not NODE.fullmatch(name):
         raise InvalidName(f"node name {name!r}: must be {NODE_RULE}")
+    return name
+
+
+def check_event(name: str) -> str:
+    """What an event's subject is called below ``event.``: return it or raise `InvalidName` with the rule."""
+    if len(name) > EVENT_LIMIT or not name.isprintable() or not EVENT.fullmatch(name):
+        raise InvalidName(f"event {name[:100]!r}: must be {EVENT_RULE}")
     return name
 
 

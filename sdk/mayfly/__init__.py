@@ -7,16 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mayfly.client import Client, Result
+    from mayfly.client import Client, NoResultYet, Result
     from mayfly.context import AsyncContext, Context, Http
     from mayfly_proto.errors import CallError, ErrorType
 
-__all__ = ["AsyncContext", "CallError", "Client", "Context", "ErrorType", "Http", "Result"]
+__all__ = ["AsyncContext", "CallError", "Client", "Context", "ErrorType", "Http", "NoResultYet", "Result"]
 
 _HOMES = {
     "CallError": "mayfly_proto.errors",
     "ErrorType": "mayfly_proto.errors",
     "Client": "mayfly.client",
+    "NoResultYet": "mayfly.client",
     "Result": "mayfly.client",
     "AsyncContext": "mayfly.context",
     "Context": "mayfly.context",

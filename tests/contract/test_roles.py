@@ -100,6 +100,7 @@ PUBLISH: dict[str, set[str]] = {
     "$JS.API.DIRECT.GET.LOGS": {"router", "gateway", "registry"},
     "$JS.API.DIRECT.GET.LOGS.log.hello.i1": {"gateway"},
     "$JS.API.DIRECT.GET.USAGE": {"router", "registry"},
+    "$JS.API.DIRECT.GET.RESULTS": {"gateway", "registry", "router"},
     "$JS.API.DIRECT.GET.USAGE.usage.hello": set(),
     "$JS.API.DIRECT.GET.KV_idempotency": {"registry", "router"},
     "$JS.API.DIRECT.GET.KV_idempotency.$KV.idempotency.hello.0": {"router"},
@@ -108,7 +109,7 @@ PUBLISH: dict[str, set[str]] = {
     "$JS.API.DIRECT.GET.EVENTS.event.orders.created": {"registry"},
     "$JS.API.DIRECT.GET.ASYNC.async.hello": {"registry"},
     "$JS.API.DIRECT.GET.SCHEDULES.mayfly.schedule.hello.A1": {"registry"},
-    "$JS.API.DIRECT.GET.RESULTS.result.A1.hello": {"registry"},
+    "$JS.API.DIRECT.GET.RESULTS.result.A1.hello": {"gateway", "registry"},
     "$JS.API.DIRECT.GET.DLQ.dlq.hello": {"registry"},
     # administration
     "$JS.API.STREAM.PURGE.EVENTS": {"registry"},
@@ -163,7 +164,6 @@ SUBSCRIBE: dict[str, set[str]] = {
     "mayfly.keyed.>": set(),
     "mayfly.cancel.hello router": {"router"},
     "mayfly.cancel.>": set(),
-    "result.>": set(),
     "dlq.>": set(),
     "sensors.> router.hello": set(),  # only what `access.toml` says
     "mayfly.api.function.deploy registry": {"registry"},
@@ -179,6 +179,8 @@ SUBSCRIBE: dict[str, set[str]] = {
     "mayfly.sys.disconnect": {"router"},
     "log.>": {"gateway"},
     "log.hello.*": {"gateway"},
+    "result.>": {"gateway"},
+    "result.A1.>": {"gateway"},
     "usage.>": set(),
     # mirrors
     "mayfly.kv.functions.>": {"gateway", "router", "scaler"},

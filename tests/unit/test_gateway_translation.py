@@ -33,6 +33,17 @@ def test_request_is_described_and_its_headers_pass() -> None:
     }
 
 
+def test_idempotency_key_becomes_the_platforms() -> None:
+    """HTTP's own name for it is what a caller sets; it is neither lost nor passed under both names."""
+    assert block((b"idempotency-key", b"k 1")) == {
+        headers.HTTP: "POST /function/hello?x=1",
+        headers.IDEMPOTENCY_KEY: "k 1",
+    }
+    for wrong in (b"", b"x" * 256):
+        with pytest.raises(CallError, match="Idempotency-Key"):
+            block((b"idempotency-key", wrong))
+
+
 @pytest.mark.parametrize(
     "name",
     [

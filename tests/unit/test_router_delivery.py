@@ -10,7 +10,7 @@ from mayfly_proto.records import Batch
 from mayfly_router import batching, timing
 from mayfly_router.batching import Gathering
 from mayfly_router.call import Call
-from mayfly_router.delivery import Delivery, parse_ack, parse_settle, publishers
+from mayfly_router.delivery import Delivery, parse_ack, parse_settle
 from mayfly_router.line import Line
 from mayfly_router.ordering import Lanes, key
 from mayfly_router.source import LARGEST_WINDOW, SMALLEST_WINDOW, Source, window
@@ -54,9 +54,9 @@ def test_headers_of_nats_and_of_attempts_do_not_travel() -> None:
     raw = headers.block(
         {"Nats-Msg-Id": "1", "X-Own": "1", headers.REASON: "no", headers.DEPTH: "2", headers.HTTP: "GET /"}
     )
-    assert headers.parse(publishers(raw)) == {"X-Own": "1", headers.DEPTH: "2", headers.HTTP: "GET /"}
-    assert publishers(headers.block({"Nats-Msg-Id": "1"})) is None
-    assert publishers(None) is None
+    assert headers.parse(headers.publishers(raw)) == {"X-Own": "1", headers.DEPTH: "2", headers.HTTP: "GET /"}
+    assert headers.publishers(headers.block({"Nats-Msg-Id": "1"})) is None
+    assert headers.publishers(None) is None
 
 
 @pytest.mark.parametrize("said", ["", "x", "-1", "99999999999999999999"])

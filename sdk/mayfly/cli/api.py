@@ -22,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_DATA = ".mayfly"
 MANAGEMENT_TIMEOUT_S = 60.0
 
+_MANAGEMENT = "/api/v1/"
+
 
 def platform_option(command: F) -> F:
     """Adds ``--data DIR`` as the argument `data`."""
@@ -57,7 +59,7 @@ class Api:
         if size is not None:
             headers["Content-Length"] = str(size)
         content = raw if raw is not None or body is None else json.dumps(body).encode()
-        with self.send(method, f"/api/v1/{path}", headers, content, query=query, timeout_s=timeout_s) as reply:
+        with self.send(method, f"{_MANAGEMENT}{path}", headers, content, query=query, timeout_s=timeout_s) as reply:
             text = reply.read()
         return json.loads(text) if text else None
 
@@ -76,12 +78,13 @@ class Api:
         """One exchange. An error of the platform is raised as `Failure`, unless ``errors`` is off."""
         from http.client import HTTPException  # a third of a command's start, which --help does not need
 
-        given = {name: str(value) for name, value in (query or {}).items() if value is not None}
-        target = f"{path}?{urlencode(given)}" if given else path
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        target = f"{path}?{urlencode(given, doseq=True)}" if given else path
         connection = self._connect(timeout_s)
         try:
-            authorised = {**headers, **({"Authorization": f"Bearer {self.token}"} if self.token else {})}
-            connection.request(method, target, content, authorised)
+            # Only management gets the token: a function sees all headers of its call.
+            own = {"Authorization": f"Bearer {self.token}"} if self.token and path.startswith(_MANAGEMENT) else {}
+            connection.request(method, target, content, {**headers, **own})
             reply = connection.getresponse()
             if errors and reply.status >= 400:
                 body = reply.read()
@@ -117,4 +120,8 @@ def find(data: str | None) -> Api:
 
 
 def function_path(name: str) -> str:
-    return f"functions/{quote(name, safe='')}"
+    return f"functions/{quoted(name)}"
+
+
+def quoted(name: str) -> str:
+    return quote(name, safe="")

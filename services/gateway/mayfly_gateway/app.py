@@ -10,6 +10,7 @@ from mayfly_gateway import management, server
 from mayfly_gateway.calls import Calls
 from mayfly_gateway.catalog import Catalog
 from mayfly_gateway.config import GatewayConfig
+from mayfly_gateway.durable import Durable
 from mayfly_gateway.front import Front
 from mayfly_proto import storage
 
@@ -27,8 +28,10 @@ async def app(chassis: Chassis, config: GatewayConfig) -> AsyncIterator[None]:
         for mirror in mirrors:
             stack.push_async_callback(mirror.stop)
             await mirror.start()
+        calls = Calls(bus, known)
         front = Front(
-            Calls(bus, known),
+            calls,
+            Durable(bus, calls, config.store_timeout_s),
             known,
             management.application(bus, known, nodes, token=token, stopping=stopping),
             ready=lambda: bus.connected and not stopping.is_set(),

@@ -5,25 +5,36 @@ that need not be. The management application gets what is its own.
 """
 
 from collections.abc import Callable
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from mayfly_gateway import translation
 from mayfly_gateway.asgi import ASGIApp, ClientGone, Receive, Scope, Send, read_body, respond
 from mayfly_gateway.calls import Calls
 from mayfly_gateway.catalog import Catalog, Target
+from mayfly_gateway.durable import INVOCATIONS, Durable
 from mayfly_gateway.routes import RESERVED, NotAllowed
 from mayfly_gateway.translation import COMPONENT, Response
 from mayfly_proto.errors import CallError, ErrorType
 
 CALL = "/function/"
+DURABLE_CALL = "/async-function/"
+EVENT = "/event/"
 MANAGEMENT = frozenset(("api", "docs", "openapi.json"))
 
 
 class Front:
     def __init__(
-        self, calls: Calls, known: Catalog, management: ASGIApp, *, ready: Callable[[], bool], body_limit: int
+        self,
+        calls: Calls,
+        durable: Durable,
+        known: Catalog,
+        management: ASGIApp,
+        *,
+        ready: Callable[[], bool],
+        body_limit: int,
     ) -> None:
         self._calls = calls
+        self._durable = durable
         self._known = known
         self._management = management
         self._ready = ready
@@ -37,6 +48,10 @@ class Front:
                 response = await self._call(target, scope, receive)
             elif (segment := path[1:].partition("/")[0]) in MANAGEMENT:
                 return await self._management(scope, receive, send)
+            elif path.startswith((DURABLE_CALL, EVENT)):
+                if scope["method"] == "DELETE" and path.startswith(DURABLE_CALL):
+                    return await self._management(_moved(scope, INVOCATIONS + path[len(DURABLE_CALL) :]), receive, send)
+                response = await self._stored(path, scope, receive)
             elif segment in RESERVED:
                 response = self._probe(path)
             else:
@@ -55,6 +70,16 @@ class Front:
         reply = await self._calls.call(target, payload, request.block, request.timeout_ms)
         return translation.response(reply.headers, reply.payload)
 
+    async def _stored(self, path: str, scope: Scope, receive: Receive) -> Response:
+        method: str = scope["method"]
+        if method != "POST":
+            allow = b"DELETE, POST" if path.startswith(DURABLE_CALL) else b"POST"
+            error = CallError(ErrorType.METHOD_NOT_ALLOWED, f"{method} is not taken here", component=COMPONENT)
+            return translation.failure(error, (b"allow", allow))
+        if path.startswith(EVENT):
+            return await self._durable.event(path[len(EVENT) :], scope, receive)
+        return await self._durable.call(path[len(DURABLE_CALL) :].partition("/")[0], scope, receive)
+
     async def _triggered(self, scope: Scope, receive: Receive) -> Response:
         method: str = scope["method"]
         found = self._known.routes().find(method, scope["raw_path"].decode("ascii"))
@@ -72,6 +97,11 @@ class Front:
         if path == "/readyz":
             return _status(200, b"ready") if self._ready() else _status(503, b"not ready")
         raise CallError(ErrorType.NOT_FOUND, f"nothing is at {path}", component=COMPONENT)
+
+
+def _moved(scope: Scope, path: str) -> Scope:
+    """The same request to another path."""
+    return {**scope, "path": path, "raw_path": quote(path).encode()}
 
 
 def _status(code: int, word: bytes) -> Response:

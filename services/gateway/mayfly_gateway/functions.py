@@ -4,12 +4,12 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from mayfly_gateway import openapi, settings
 from mayfly_gateway.asgi import read_body
-from mayfly_gateway.registry import PACKAGE_LIMIT, Registry
+from mayfly_gateway.registry import PACKAGE_LIMIT, Asked
 from mayfly_gateway.translation import COMPONENT
 from mayfly_proto import api, names
 from mayfly_proto.errors import CallError, ErrorType
@@ -19,12 +19,6 @@ routes = APIRouter(prefix="/api/v1/functions", tags=["functions"], default_respo
 _MEDIA_TYPES = {"zip": "application/zip", "py": "text/x-python"}
 
 
-async def _registry(request: Request) -> Registry:
-    registry: Registry = request.app.state.registry
-    return registry
-
-
-Asked = Annotated[Registry, Depends(_registry)]
 Version = Annotated[int | None, Query(ge=1, description="Another version than the current one.")]
 
 

@@ -6,7 +6,6 @@ only the bell that says when to look again.
 """
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -15,11 +14,11 @@ from typing import NamedTuple
 import structlog
 
 from mayfly_chassis.bus import Bus
-from mayfly_chassis.errors import BusError, JetStreamError, NoResponders, RequestTimeout
-from mayfly_proto import headers, storage, subjects
+from mayfly_chassis.errors import BusError
+from mayfly_chassis.history import History
+from mayfly_proto import storage, subjects
 
 PAGE_LINES = 500
-PAGE_TIMEOUT_S = 5.0
 SETTLE_S = 0.02  # between bell and look: the line may not be stored yet, and more are likely to come
 LOOK_ANYWAY_S = 1.0
 
@@ -47,67 +46,27 @@ def parse_since(text: str, now: datetime) -> datetime:
     return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-class _Place(NamedTuple):
-    sequence: int
-    left: int  # lines from there on
-
-
 class LogLines:
     """One function's. Methods raise `BusError`."""
 
     def __init__(self, bus: Bus, function: str) -> None:
         self._bus = bus
         self._filter = subjects.logs_of(function)
-        self._direct_get = subjects.direct_get(storage.LOGS)
+        self._lines = History(bus, storage.LOGS, self._filter)
 
     async def first(self, since: datetime | None, tail: int | None) -> int:
         """The sequence to read from."""
-        newest = await self._ask({"last_by_subj": self._filter})
-        start: dict[str, object] = {"seq": 1} if since is None else {"start_time": since.isoformat()}
-        oldest = await self._peek(start)
+        newest = await self._lines.newest()
+        oldest = await self._lines.first({"seq": 1} if since is None else {"start_time": since.isoformat()})
         if newest is None or oldest is None or tail == 0:
             return newest.sequence + 1 if newest is not None else 1
-        if tail is None or oldest.left <= tail:
-            return oldest.sequence
-        # The highest sequence from which on there are still as many as asked for.
-        low, high = oldest.sequence, newest.sequence
-        while low < high:
-            middle = (low + high + 1) // 2
-            there = await self._peek({"seq": middle})
-            if there is not None and there.left >= tail:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        if tail is None:
+            return oldest.message.sequence
+        return await self._lines.back(tail, oldest, newest.sequence)
 
     async def page(self, sequence: int) -> list[Line]:
         """The next lines from this sequence on; none: there are no more now."""
-        lines: list[Line] = []
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def received(_subject: bytes, _reply: bytes, raw: bytes | None, payload: bytes) -> None:
-            status = headers.status(raw)
-            if status is None:
-                lines.append(Line(_number(raw, b"Nats-Sequence"), payload))
-            elif ended.done():
-                return
-            elif status == "503":
-                ended.set_exception(NoResponders(f"there is no stream {storage.LOGS}"))
-            else:  # 204: end of the batch; 404: nothing there
-                ended.set_result(None)
-
-        inbox = self._bus.new_inbox()
-        subscription = await self._bus.subscribe(inbox, received)
-        request = {"seq": sequence, "next_by_subj": self._filter, "batch": PAGE_LINES}
-        try:
-            self._bus.publish(self._direct_get, json.dumps(request).encode(), reply=inbox)
-            async with asyncio.timeout(PAGE_TIMEOUT_S):
-                await ended
-        except TimeoutError:
-            raise RequestTimeout(f"{storage.LOGS}: no page in {PAGE_TIMEOUT_S} s") from None
-        finally:
-            await subscription.unsubscribe()
-        return lines
+        return await self._lines.page(sequence, PAGE_LINES, lambda message: Line(message.sequence, message.payload))
 
     async def follow(self, sequence: int, stopping: asyncio.Event) -> AsyncIterator[list[Line]]:
         """Pages from this sequence on, for ever; an empty one now and then, when there is nothing to tell."""
@@ -136,20 +95,3 @@ class LogLines:
             return
         bell.clear()
         await asyncio.sleep(SETTLE_S)
-
-    async def _peek(self, start: dict[str, object]) -> "_Place | None":
-        """The first line from there on."""
-        return await self._ask({**start, "next_by_subj": self._filter, "batch": 1})
-
-    async def _ask(self, request: dict[str, object]) -> "_Place | None":
-        reply = await self._bus.request(self._direct_get, json.dumps(request).encode(), timeout_s=PAGE_TIMEOUT_S)
-        status = headers.status(reply.headers)
-        if status == "404":
-            return None
-        if status is not None:
-            raise JetStreamError(f"direct get from {storage.LOGS}: {(reply.headers or b'')[9:100]!r}")
-        return _Place(_number(reply.headers, b"Nats-Sequence"), _number(reply.headers, b"Nats-Num-Pending") + 1)
-
-
-def _number(raw: bytes | None, name: bytes) -> int:
-    return int(headers.find(raw or b"", name) or 0)

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError
 from mayfly_chassis.mirror import Mirror
-from mayfly_gateway import functions, inspection, openapi, translation
+from mayfly_gateway import dead_letters, functions, inspection, invocations, openapi, shown, translation, triggers
 from mayfly_gateway.asgi import ASGIApp, ClientGone, Receive, Scope, Send, respond
 from mayfly_gateway.catalog import Catalog
 from mayfly_gateway.registry import Registry
@@ -36,7 +36,7 @@ _CHALLENGE: Field = (b"www-authenticate", b'Bearer realm="mayfly"')
 def application(bus: Bus, known: Catalog, nodes: Mirror, *, token: str | None, stopping: asyncio.Event) -> ASGIApp:
     inner: FastAPI = FastAPIOffline(
         title="Mayfly",
-        summary="Deploy, list, change and watch functions",
+        summary="Deploy, list, change and watch functions, and what waits for them or failed",
         version=version("mayfly"),
         docs_url=DOCS,
         openapi_url=DESCRIPTION,
@@ -50,8 +50,8 @@ def application(bus: Bus, known: Catalog, nodes: Mirror, *, token: str | None, s
     inner.state.registry, inner.state.stopping = Registry(bus), stopping
     inner.state.body_limit = bus.payload_limit
     says_token = Security(HTTPBearer(auto_error=False))  # for the description; it is `Guard` that checks
-    for routes in (functions.routes, inspection.routes):
-        inner.include_router(routes, dependencies=[says_token])
+    for part in (functions, triggers, invocations, dead_letters, inspection):
+        inner.include_router(part.routes, dependencies=[says_token])
     for kind in (CallError, BusError, RequestValidationError, HTTPException, ClientDisconnect, ClientGone, Exception):
         inner.add_exception_handler(kind, _answered)
     openapi.complete(
@@ -65,6 +65,11 @@ def application(bus: Bus, known: Catalog, nodes: Mirror, *, token: str | None, s
         records.InstanceRecord,
         records.LogLine,
         inspection.Node,
+        api.PauseReply,
+        api.Schedule,
+        api.DeadLettersChanged,
+        shown.Invocation,
+        shown.DeadLetter,
     )
     return Guard(inner, token)
 

@@ -3,8 +3,10 @@
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Annotated
 
 import msgspec
+from fastapi import Depends, Request
 
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, NoResponders, RequestTimeout
@@ -18,7 +20,7 @@ PACKAGE_LIMIT = 50 << 20  # bytes of an upload
 
 _TIMEOUT_S = 10.0
 _DEPLOY_TIMEOUT_S = 60.0
-_SLOW = frozenset((api.DEPLOY, api.CONFIGURE, api.ROLLBACK, api.DELETE))
+_SLOW = frozenset((api.DEPLOY, api.CONFIGURE, api.ROLLBACK, api.DELETE, api.PAUSE, api.RESUME, api.REDRIVE, api.PURGE))
 
 
 class Registry:
@@ -26,12 +28,12 @@ class Registry:
         self._bus = bus
         self._incoming = ObjectStore(bus, storage.INCOMING)
 
-    async def ask(self, verb: str, request: msgspec.Struct | None = None) -> bytes:
+    async def ask(self, verb: str, request: msgspec.Struct | None = None, *, resource: str = api.FUNCTION) -> bytes:
         """The reply's JSON. Raises CallError: the registry's own, or unavailable."""
         timeout_s = _DEPLOY_TIMEOUT_S if verb in _SLOW else _TIMEOUT_S
         payload = b"" if request is None else api.encode(request)
         try:
-            reply = await self._bus.request(subjects.api(api.FUNCTION, verb), payload, timeout_s=timeout_s)
+            reply = await self._bus.request(subjects.api(resource, verb), payload, timeout_s=timeout_s)
         except NoResponders:
             raise _unavailable("no registry is running") from None
         except RequestTimeout:
@@ -65,6 +67,14 @@ class Registry:
     async def _discard(self, name: str) -> None:
         with suppress(BusError):  # the registry may have taken it away already; else it expires
             await self._incoming.delete(name)
+
+
+async def _registry(request: Request) -> Registry:
+    registry: Registry = request.app.state.registry
+    return registry
+
+
+Asked = Annotated[Registry, Depends(_registry)]
 
 
 async def _limited(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

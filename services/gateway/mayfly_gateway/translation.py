@@ -1,8 +1,9 @@
 """Headers from HTTP to NATS and back: an HTTP request becomes a call's header block, a reply becomes a response.
 
 Both sides are strangers to each other: a caller can set no header that Mayfly gives a meaning to (`Mayfly-Timeout-Ms`
-apart), and a handler none that steers the connection. Names arrive in lower case (ASGI), so they never collide with
-Mayfly's own, which NATS compares by case; a handler reads them in any case.
+apart, and an `Idempotency-Key`, which becomes Mayfly's), and a handler none that steers the connection. Names arrive in
+lower case (ASGI), so they never collide with Mayfly's own, which NATS compares by case; a handler reads them in any
+case.
 """
 
 import re
@@ -15,6 +16,7 @@ from mayfly_proto.errors import CallError, ErrorType
 COMPONENT = "gateway"
 
 HEADER_LIMIT = 32 * 1024  # bytes of a header block: a third of what `payload_limit` leaves for it and the frame's head
+KEY_LIMIT = 255  # bytes of an idempotency key
 
 Field = tuple[bytes, bytes]
 
@@ -50,6 +52,7 @@ _OWN = (b"mayfly-", b"nats-")
 _CONTENT_TYPE = headers.CONTENT_TYPE.lower().encode()
 _CONTENT_LENGTH = b"content-length"
 _TIMEOUT = headers.TIMEOUT_MS.lower().encode()
+_IDEMPOTENCY_KEY = b"idempotency-key"
 _HTTP_STATUS = headers.HTTP_STATUS.lower().encode()
 _ERROR_CODE = headers.SERVICE_ERROR_CODE.lower().encode()
 _JSON: Field = (_CONTENT_TYPE, b"application/json")
@@ -57,7 +60,9 @@ _JSON: Field = (_CONTENT_TYPE, b"application/json")
 _PROLOGUE = headers.PROLOGUE + f"{headers.HTTP}: ".encode()
 _CONTENT_TYPE_LINE = f"{headers.CONTENT_TYPE}: ".encode()
 
-_NOT_FOR_FUNCTIONS = _HOP_BY_HOP | {b"expect"}
+_IDEMPOTENCY_LINE = f"{headers.IDEMPOTENCY_KEY}: ".encode()
+
+NOT_FOR_FUNCTIONS = _HOP_BY_HOP | {b"expect"}
 _NOT_FOR_CLIENTS = _HOP_BY_HOP | {_CONTENT_LENGTH, b"date"}  # the server writes these itself
 
 # One header line; a line that has anything else in it (a bare CR or LF, a control character) is not a header.
@@ -82,17 +87,24 @@ def request(method: str, target: bytes, fields: Iterable[Field], route: str | No
             length = int(value)
         elif name == _TIMEOUT:
             timeout_ms = _timeout_ms(value)
-        elif name not in _NOT_FOR_FUNCTIONS and not name.startswith(_OWN):
+        elif name == _IDEMPOTENCY_KEY:
+            lines.append(_IDEMPOTENCY_LINE + _key(value))
+        elif name not in NOT_FOR_FUNCTIONS and not name.startswith(_OWN):
             lines.append(name + b": " + value)
     if timeout_ms is not None:
         lines.append(f"{headers.TIMEOUT_MS}: {timeout_ms}".encode())
     block = b"\r\n".join(lines) + b"\r\n\r\n"
     if block.count(b"\n") != len(lines) + 2 or block.count(b"\r") != len(lines) + 2:
         raise CallError(ErrorType.BAD_REQUEST, "a header holds a line break", component=COMPONENT)
+    return Request(limited(block), length, timeout_ms)
+
+
+def limited(block: bytes) -> bytes:
+    """The block. Raises CallError (too_large)."""
     if len(block) > HEADER_LIMIT:
         message = f"the request's headers are {len(block)} bytes; at most {HEADER_LIMIT} are taken"
         raise CallError(ErrorType.TOO_LARGE, message, component=COMPONENT)
-    return Request(block, length, timeout_ms)
+    return block
 
 
 def response(block: bytes | None, payload: bytes) -> Response:
@@ -121,6 +133,13 @@ def failure(error: CallError, *extra: Field) -> Response:
     answer = response(error.headers(), error.body())
     answer.fields.extend(extra)
     return answer
+
+
+def _key(value: bytes) -> bytes:
+    if not 0 < len(value) <= KEY_LIMIT:
+        message = f"Idempotency-Key: must be 1 to {KEY_LIMIT} characters, and is {len(value)}"
+        raise CallError(ErrorType.BAD_REQUEST, message, component=COMPONENT)
+    return value
 
 
 def _timeout_ms(value: bytes) -> int:

@@ -15,7 +15,9 @@ from mayfly_chassis.service import Chassis
 from mayfly_proto import api, subjects
 from mayfly_registry.changes import Changes
 from mayfly_registry.config import RegistryConfig
+from mayfly_registry.dead_letters import DeadLetters
 from mayfly_registry.errors import Refusal, to_call_error
+from mayfly_registry.invocations import Invocations
 from mayfly_registry.pausing import Pausing
 from mayfly_registry.queries import Queries
 from mayfly_registry.reconcile import Reconciler
@@ -59,6 +61,13 @@ async def app(chassis: Chassis, config: RegistryConfig) -> AsyncIterator[None]:
     await offer(api.RESUME, _answering(api.PauseRequest, pausing.resume))
     listed = _answering(api.SchedulesRequest, lambda request: timetable.schedules(request, datetime.now(UTC)))
     await offer(api.LIST, listed, resource=api.SCHEDULE)
+    calls, letters = Invocations(chassis.bus), DeadLetters(chassis.bus, store)
+    await offer(api.GET, _answering(api.InvocationRequest, calls.get), resource=api.INVOCATION, limit=64)
+    await offer(api.CANCEL, _answering(api.InvocationRequest, calls.cancel), resource=api.INVOCATION, limit=64)
+    await offer(api.LIST, _answering(api.DeadLettersRequest, letters.page), resource=api.DEAD_LETTERS)
+    await offer(api.SHOW, _answering(api.DeadLetterRequest, letters.show), resource=api.DEAD_LETTERS)
+    await offer(api.REDRIVE, _answering(api.DeadLettersChange, letters.redrive), resource=api.DEAD_LETTERS)
+    await offer(api.PURGE, _answering(api.DeadLettersChange, letters.purge), resource=api.DEAD_LETTERS)
     upkeep, leftovers = Upkeep(chassis.bus, store, wiring), Reconciler(chassis.bus, store, config.grace_s)
 
     async def reconcile() -> None:

@@ -26,23 +26,6 @@ _FIRST_AT = headers.FIRST_AT.encode()
 _KEY = headers.IDEMPOTENCY_KEY.encode()
 _DEPTH = headers.DEPTH.encode()
 _SCHEDULER = headers.SCHEDULER.encode()
-_OWN = {  # what the platform says about one attempt, a retry or a dead letter
-    name.lower()
-    for name in (
-        headers.INVOCATION,
-        headers.VERSION,
-        headers.ATTEMPT,
-        headers.ATTEMPTS,
-        headers.EVENT_SUBJECT,
-        headers.FIRST_AT,
-        headers.FAILED_AT,
-        headers.AT,
-        headers.DELAY,
-        headers.REASON,
-        headers.ERROR,
-        headers.STATE,
-    )
-}
 
 
 class Delivery:
@@ -95,7 +78,7 @@ class Delivery:
             self.subject = (headers.find(raw, _SUBJECT) or b"").decode() or self.subject
             scheduler = headers.find(raw, _SCHEDULER) or b""
             self.identity = scheduler.decode().rpartition(".")[2] or f"{self.invocation}-{self.sequence}"
-            self.headers = publishers(raw)
+            self.headers = headers.publishers(raw)
 
     @property
     def settle(self) -> str:
@@ -129,19 +112,6 @@ class Delivery:
 
     def __repr__(self) -> str:
         return f"<Delivery {self.invocation} of {self.source.function}, attempt {self.attempt}>"
-
-
-def publishers(raw: bytes | None) -> bytes | None:
-    """A header block without NATS's own lines and without what the platform says about an attempt."""
-    if not raw:
-        return None
-    lines = [line for line in raw.split(b"\r\n")[1:] if line and _is_publishers(line)]
-    return headers.PROLOGUE + b"".join(line + b"\r\n" for line in lines) + b"\r\n" if lines else None
-
-
-def _is_publishers(line: bytes) -> bool:
-    name = line.partition(b":")[0].decode("latin-1").strip().lower()
-    return name not in _OWN and not name.startswith("nats-")
 
 
 def parse_ack(ack: bytes) -> tuple[bytes, int, int, int]:

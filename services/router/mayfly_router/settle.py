@@ -17,7 +17,7 @@ import msgspec
 from mayfly_proto import headers, records, states, storage, subjects
 from mayfly_proto.errors import CallError, ErrorDetail, ErrorType
 from mayfly_proto.records import IdempotencyRecord, Retries, VersionSpec
-from mayfly_router.delivery import Delivery, publishers
+from mayfly_router.delivery import Delivery
 
 PERMANENT = frozenset({ErrorType.BAD_REQUEST, ErrorType.TOO_LARGE, ErrorType.NOT_FOUND, ErrorType.LOOP})
 LONGEST_TRACEBACK = 8 * 1024  # characters, in a header
@@ -108,7 +108,7 @@ def again_at(delivery: Delivery, at: float, attempt: int) -> Write:
         headers.EVENT_SUBJECT: delivery.subject,
         headers.FIRST_AT: str(delivery.first_at),
     }
-    block = headers.added(publishers(delivery.headers), ours)
+    block = headers.added(headers.publishers(delivery.headers), ours)
     return Write(subjects.schedule(delivery.source.function, delivery.identity), block, delivery.payload)
 
 
@@ -140,7 +140,9 @@ def _given_up(
     if spec is not None:
         ours[headers.VERSION] = str(spec.version)
     writes = [
-        Write(subjects.dead_letter(function), headers.added(publishers(delivery.headers), ours), delivery.payload)
+        Write(
+            subjects.dead_letter(function), headers.added(headers.publishers(delivery.headers), ours), delivery.payload
+        )
     ]
     if delivery.is_call:
         writes.append(_record(delivery, states.Invocation.FAILED, error.headers(), error.body(), delivery.attempt))

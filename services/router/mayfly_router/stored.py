@@ -9,8 +9,8 @@ import structlog
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError
-from mayfly_proto import subjects
-from mayfly_router.delivery import Delivery, publishers
+from mayfly_proto import headers, subjects
+from mayfly_router.delivery import Delivery
 from mayfly_router.orders import Background
 from mayfly_router.settler import ACK, GIVE_BACK, Settler
 from mayfly_router.source import Source
@@ -44,7 +44,7 @@ class Stored:
         if message is None:
             self._settler.say(delivery, ACK)
             return False
-        block = message.headers if delivery.source.is_due else publishers(message.headers)
+        block = message.headers if delivery.source.is_due else headers.publishers(message.headers)
         delivery.fill(message.subject.encode(), block, message.payload)
         return True
 

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from mayfly_proto import headers
 
-LONGEST_DELAY_S = 366 * 86400.0
-
 _AT = headers.AT.encode()
 _DELAY = headers.DELAY.encode()
 _SCHEDULER = headers.SCHEDULER.encode()
@@ -25,7 +23,7 @@ def wanted_at(raw: bytes, now: float) -> float | None:
     if delay is None and at is None:
         return None
     wanted = now + _seconds(delay) if delay is not None else _time(at or b"")
-    if wanted > now + LONGEST_DELAY_S:
+    if wanted > now + headers.LONGEST_DELAY_S:
         raise ValueError(f"{headers.AT if delay is None else headers.DELAY}: more than a year from now")
     return wanted if wanted > now else None
 
