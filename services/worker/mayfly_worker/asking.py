@@ -79,9 +79,9 @@ class Asking:
         if running is not None and task is not None:
             running.discard(task)
 
-    async def _answer(
-        self, instance: Instance, process: Process, call: Call, number: int, ask: asks.Ask, payload: bytes
-    ) -> None:
+    async def _answer(self, instance: Instance, call: Call, number: int, ask: asks.Ask, payload: bytes) -> None:
+        process = instance.process
+        assert process is not None
         try:
             outcome = await self._carry_out(call, ask, payload)
         finally:
