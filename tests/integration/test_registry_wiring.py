@@ -8,6 +8,7 @@ import pytest
 
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
+from mayfly_chassis.objects import ObjectStore
 from mayfly_proto import api, headers, storage, subjects
 from mayfly_registry.allowed import Allowed
 from mayfly_registry.changes import Changes
@@ -153,6 +154,27 @@ async def test_users_stream_cannot_trigger(bus: Bus, connect: Connect) -> None:
     assert await take(operator, ("ORDERS", "hello_1"), 1) == [b"old"]
     await changes(bus).delete(api.DeleteRequest(name="hello"))
     assert await consumers(bus) == {}
+
+
+async def test_work_queue_of_the_users_is_not_explained(bus: Bus, connect: Connect) -> None:
+    """The server's reason, with the field that it is about."""
+    config = {"name": "ORDERS", "subjects": ["orders.>"], "retention": "workqueue"}
+    await jetstream.api(await connect("operator"), subjects.stream_create("ORDERS"), config)
+    with pytest.raises(InvalidManifest, match=r"triggers\[0\]\.stream: stream ORDERS does not take.*deliver all"):
+        await deploy(bus, spec({"stream": "ORDERS", "subject": "orders.>"}))
+    await deploy(bus, spec({"stream": "ORDERS", "subject": "orders.>", "start": "all"}))
+
+
+async def test_object_cannot_trigger(bus: Bus, connect: Connect) -> None:
+    """What is put into the bucket comes as its metadata; chunks do not come."""
+    operator = await connect("operator")
+    kept = [form("uploads", ">") for form in (subjects.object_chunks, subjects.object_meta)]
+    config = {"name": subjects.object_stream("uploads"), "subjects": kept, "allow_rollup_hdrs": True}
+    await jetstream.api(operator, subjects.stream_create(config["name"]), config | {"allow_direct": True})
+    await deploy(bus, spec({"object": "uploads"}))
+    await ObjectStore(operator, "uploads").put("photo.jpg", bytes(300_000))
+    (payload,) = await take(operator, (subjects.object_stream("uploads"), "hello_1"), 9)
+    assert json.loads(payload)["name"] == "photo.jpg"
 
 
 async def test_start_of_a_trigger_is_not_what_it_says(bus: Bus, connect: Connect) -> None:
