@@ -13,7 +13,7 @@ from mayfly_proto import api, headers, storage, subjects
 from mayfly_registry.allowed import Allowed
 from mayfly_registry.changes import Changes
 from mayfly_registry.config import RegistryConfig
-from mayfly_registry.errors import InvalidManifest
+from mayfly_registry.errors import Conflict, InvalidManifest
 from mayfly_registry.pausing import Pausing
 from mayfly_registry.publish import Step
 from mayfly_registry.queries import Queries
@@ -163,6 +163,21 @@ async def test_work_queue_of_the_users_is_not_explained(bus: Bus, connect: Conne
     with pytest.raises(InvalidManifest, match=r"triggers\[0\]\.stream: stream ORDERS does not take.*deliver all"):
         await deploy(bus, spec({"stream": "ORDERS", "subject": "orders.>"}))
     await deploy(bus, spec({"stream": "ORDERS", "subject": "orders.>", "start": "all"}))
+
+
+async def test_consumer_of_somebody_else_is_taken_over(bus: Bus, connect: Connect) -> None:
+    """One that has our name and is none of ours is neither used nor deleted: the deploy says so."""
+    operator = await connect("operator")
+    await jetstream.api(operator, subjects.stream_create("ORDERS"), {"name": "ORDERS", "subjects": ["orders.>"]})
+    of = spec({"stream": "ORDERS", "subject": "orders.>"})
+    made = await deploy(bus, of, Step.WRITTEN)
+    theirs = {"durable_name": "hello_1", "ack_policy": "explicit", "filter_subject": "orders.a"}
+    request = {"stream_name": "ORDERS", "config": theirs}
+    await jetstream.api(operator, subjects.consumer_create("ORDERS", "hello_1"), request)
+    with pytest.raises(Conflict, match="stream ORDERS has a consumer hello_1 that is none of Mayfly's: delete it"):
+        await deploy(bus, of)
+    await Wiring(bus).remove("hello", [made])
+    assert set(await consumers(bus)) == {("ORDERS", "hello_1")}
 
 
 async def test_object_cannot_trigger(bus: Bus, connect: Connect) -> None:
