@@ -277,6 +277,8 @@ async def test_paused_function_gets_events(bus: Bus, connect: Connect) -> None:
     operator = await connect("operator")
     await deploy(bus, spec(CREATED))
     assert (await pausing(bus).pause(api.PauseRequest(name="hello"))).paused
+    await deploy(bus, spec(CREATED, {"event": "carts.>"}), Step.WIRED)
+    assert all(info.paused for info in (await consumers(bus)).values())
     await deploy(bus, spec(CREATED, {"event": "carts.>"}))
     await publish_event(operator, "orders.eu.created", b"1")
     await publish_event(operator, "carts.7", b"2")
