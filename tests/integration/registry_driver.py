@@ -1,5 +1,7 @@
 """What tests of the registry's wiring share: verbs without a service around them, and a look at what is in NATS."""
 
+import asyncio
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,19 +66,22 @@ async def schedules(bus: Bus) -> dict[str, jetstream.Stored]:
 
 
 async def take(bus: Bus, consumer: tuple[str, str], count: int) -> list[bytes]:
-    """Pull as a router does, acknowledge, and return the payloads."""
-    request = b'{"batch": %d, "expires": 300000000}' % count
+    """Pull as a router does, acknowledge, and return the payloads: all that are there, at most ``count``."""
     replies: list[tuple[bytes, bytes]] = []
+    ended = asyncio.Event()
 
-    def received(_subject: bytes, reply: bytes, _raw: bytes | None, payload: bytes) -> None:
+    def received(_subject: bytes, reply: bytes, raw: bytes | None, payload: bytes) -> None:
         if reply:
             replies.append((reply, payload))
+        if len(replies) == count or headers.status(raw) is not None:
+            ended.set()
 
     inbox = bus.new_inbox()
     subscription = await bus.subscribe(inbox, received)
-    bus.publish(subjects.consumer_next(*consumer), request, reply=inbox)
-    await bus.flush()
-    await bus.request_many(bus.new_inbox(), timeout_s=0.3)
+    request = {"batch": count, "expires": 500_000_000}  # then the server says that the time is over
+    bus.publish(subjects.consumer_next(*consumer), json.dumps(request).encode(), reply=inbox)
+    async with asyncio.timeout(10):
+        await ended.wait()
     await subscription.unsubscribe()
     for reply, _ in replies:
         await bus.request(reply, b"+ACK")

@@ -8,11 +8,12 @@ import pytest
 
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
+from mayfly_chassis.objects import ObjectStore
 from mayfly_proto import api, headers, storage, subjects
 from mayfly_registry.allowed import Allowed
 from mayfly_registry.changes import Changes
 from mayfly_registry.config import RegistryConfig
-from mayfly_registry.errors import InvalidManifest
+from mayfly_registry.errors import Conflict, InvalidManifest
 from mayfly_registry.pausing import Pausing
 from mayfly_registry.publish import Step
 from mayfly_registry.queries import Queries
@@ -155,6 +156,42 @@ async def test_users_stream_cannot_trigger(bus: Bus, connect: Connect) -> None:
     assert await consumers(bus) == {}
 
 
+async def test_work_queue_of_the_users_is_not_explained(bus: Bus, connect: Connect) -> None:
+    """The server's reason, with the field that it is about."""
+    config = {"name": "ORDERS", "subjects": ["orders.>"], "retention": "workqueue"}
+    await jetstream.api(await connect("operator"), subjects.stream_create("ORDERS"), config)
+    with pytest.raises(InvalidManifest, match=r"triggers\[0\]\.stream: stream ORDERS does not take.*deliver all"):
+        await deploy(bus, spec({"stream": "ORDERS", "subject": "orders.>"}))
+    await deploy(bus, spec({"stream": "ORDERS", "subject": "orders.>", "start": "all"}))
+
+
+async def test_consumer_of_somebody_else_is_taken_over(bus: Bus, connect: Connect) -> None:
+    """One that has our name and is none of ours is neither used nor deleted: the deploy says so."""
+    operator = await connect("operator")
+    await jetstream.api(operator, subjects.stream_create("ORDERS"), {"name": "ORDERS", "subjects": ["orders.>"]})
+    of = spec({"stream": "ORDERS", "subject": "orders.>"})
+    made = await deploy(bus, of, Step.WRITTEN)
+    theirs = {"durable_name": "hello_1", "ack_policy": "explicit", "filter_subject": "orders.a"}
+    request = {"stream_name": "ORDERS", "config": theirs}
+    await jetstream.api(operator, subjects.consumer_create("ORDERS", "hello_1"), request)
+    with pytest.raises(Conflict, match="stream ORDERS has a consumer hello_1 that is none of Mayfly's: delete it"):
+        await deploy(bus, of)
+    await Wiring(bus).remove("hello", [made])
+    assert set(await consumers(bus)) == {("ORDERS", "hello_1")}
+
+
+async def test_object_cannot_trigger(bus: Bus, connect: Connect) -> None:
+    """What is put into the bucket comes as its metadata; chunks do not come."""
+    operator = await connect("operator")
+    kept = [form("uploads", ">") for form in (subjects.object_chunks, subjects.object_meta)]
+    config = {"name": subjects.object_stream("uploads"), "subjects": kept, "allow_rollup_hdrs": True}
+    await jetstream.api(operator, subjects.stream_create(config["name"]), config | {"allow_direct": True})
+    await deploy(bus, spec({"object": "uploads"}))
+    await ObjectStore(operator, "uploads").put("photo.jpg", bytes(300_000))
+    (payload,) = await take(operator, (subjects.object_stream("uploads"), "hello_1"), 9)
+    assert json.loads(payload)["name"] == "photo.jpg"
+
+
 async def test_start_of_a_trigger_is_not_what_it_says(bus: Bus, connect: Connect) -> None:
     """New events only, all that are kept, or those since a time."""
     operator = await connect("operator")
@@ -240,6 +277,8 @@ async def test_paused_function_gets_events(bus: Bus, connect: Connect) -> None:
     operator = await connect("operator")
     await deploy(bus, spec(CREATED))
     assert (await pausing(bus).pause(api.PauseRequest(name="hello"))).paused
+    await deploy(bus, spec(CREATED, {"event": "carts.>"}), Step.WIRED)
+    assert all(info.paused for info in (await consumers(bus)).values())
     await deploy(bus, spec(CREATED, {"event": "carts.>"}))
     await publish_event(operator, "orders.eu.created", b"1")
     await publish_event(operator, "carts.7", b"2")

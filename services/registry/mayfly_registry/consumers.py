@@ -15,6 +15,7 @@ from mayfly_registry.wanted import FUNCTION, PAUSED_UNTIL, Consumer
 _NO_STREAM = 10_059
 _NO_CONSUMER = 10_014
 _EXISTS = 10_148  # and is not as it was asked for
+_SAYS_NO = (10_026, 10_099, 10_100, 10_101)  # too many; a work queue with another on the subject, or start not all
 _RESUMED = "2000-01-01T00:00:00Z"
 
 
@@ -115,13 +116,13 @@ class Consumers:
 
 
 def _refusal(consumer: Consumer, error: JetStreamError) -> InvalidManifest | None:
-    """What the user can do something about: only streams of theirs say no."""
-    if not consumer.field or (error.code == _NO_STREAM and not (consumer.field.endswith(("stream", "object")))):
-        return None
+    """What the user can do something about: a stream or bucket of theirs that is not there, or says no."""
     what = f"bucket {consumer.bucket}" if consumer.bucket else f"stream {consumer.stream}"
-    if error.code == _NO_STREAM:
+    if consumer.field and error.code == _NO_STREAM:
         return InvalidManifest([f"{consumer.field}: there is no {what}"])
-    return InvalidManifest([f"{consumer.field}: {what} takes no consumer from here: {error}"])
+    if consumer.field and error.code in _SAYS_NO:
+        return InvalidManifest([f"{consumer.field}: {what} does not take this trigger: {error}"])
+    return None
 
 
 def _info(answer: dict[str, Any]) -> Info:

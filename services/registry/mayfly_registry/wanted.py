@@ -23,7 +23,7 @@ class Consumer:
     function: str
     filter_subject: str
     start: str  # new, all or RFC 3339
-    field: str = ""  # of the manifest: whom to name when there is no such stream
+    field: str = ""  # of the manifest, for a stream of the user's: whom to name when it is not there
     bucket: str = ""  # of objects, when that is what the user knows the stream as
 
     @property
@@ -106,13 +106,13 @@ def schedule_subject(function: str, trigger: Trigger) -> str:
 
 
 def _of_trigger(function: str, index: int, trigger: Trigger) -> Consumer:
-    kind = "event" if trigger.event else "object" if trigger.object else "stream"
+    kind = "object" if trigger.object else "stream"
     return Consumer(
         stream=trigger.durable_stream,
         name=storage.event_consumer(function, trigger.number),
         function=function,
         filter_subject=trigger.filter_subject,
         start=trigger.start,
-        field=f"triggers[{index}].{kind}",
+        field="" if trigger.event else f"triggers[{index}].{kind}",
         bucket=trigger.object,
     )
