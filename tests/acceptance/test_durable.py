@@ -76,7 +76,7 @@ def test_a_bare_request_is_a_durable_call(platform: Platform, tmp_path: Path, na
 
     assert platform.cli("result", f"A{request('async.durable-bare')}", "--wait", "20").stdout == '{"got":{"n":1}}'
     unknown = request("async.durable-nobody")
-    (letter,) = until(lambda: rows(platform, "dlq", "ls", "durable-nobody"), timeout_s=40)
+    (letter,) = until(lambda: rows(platform, "dlq", "ls", "durable-nobody"), timeout_s=20)
     assert letter["invocation"] == f"A{unknown}"
     assert "durable-nobody" in letter["reason"]
 
@@ -150,7 +150,7 @@ def test_an_event_runs_its_function(platform: Platform, tmp_path: Path) -> None:
     platform.cli("pause", "durable-seen")
     platform.cli("publish", "durable.eu.created", "third")
     assert platform.cli("resume", "durable-seen").stdout == "durable-seen runs again: 1 have waited\n"
-    until(lambda: logged("third None"), timeout_s=40)
+    until(lambda: logged("third None"), timeout_s=5)
 
 
 def test_schedules_are_listed(platform: Platform, tmp_path: Path) -> None:

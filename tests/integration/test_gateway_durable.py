@@ -62,6 +62,15 @@ async def test_durable_call_is_stored_before_it_is_accepted(http: Gateway, platf
     assert headers.DEPTH not in found
 
 
+async def test_credentials_do_not_lie_in_a_stream(http: Gateway, platform: Platform, operator: Bus) -> None:
+    """What a caller proves itself with is not stored for whoever reads the stream, or the dead letters, later."""
+    await platform.publish("hello")
+    secrets = {"Authorization": "Bearer s3cret", "Cookie": "id=s3cret", "X-Api-Key": "s3cret"}
+    assert (await http.send("POST", "/async-function/hello", b"1", secrets)).status == 202
+    (message,) = await stored(operator, storage.ASYNC)
+    assert b"s3cret" not in message.headers
+
+
 @pytest.mark.parametrize(
     ("path", "fields", "status", "word"),
     [

@@ -35,7 +35,8 @@ class Durable:
             raise CallError(ErrorType.BAD_REQUEST, message, component=COMPONENT)
         query: bytes = scope["query_string"]
         address = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
-        request = translation.request(scope["method"], address, scope["headers"])
+        kept = [field for field in scope["headers"] if field[0] not in messages.CREDENTIALS]
+        request = translation.request(scope["method"], address, kept)
         message_id = messages.call_id(target.name, scope["headers"]) or uuid.uuid4().hex
         ours = {headers.MESSAGE_ID: message_id} | messages.later(scope["headers"])
         payload = await read_body(receive, request.length, self._bus.payload_limit)

@@ -27,7 +27,7 @@ __all__ = [
 
 _MESSAGE_ID = re.compile(r"[!-~]{1,200}")
 
-_CREDENTIALS = frozenset((b"authorization", b"cookie", b"x-api-key"))  # would lie in the stream for all to read
+CREDENTIALS = frozenset((b"authorization", b"cookie", b"x-api-key"))  # would lie in the stream for all to read
 _OF_HTTP = frozenset((b"host", b"user-agent", b"origin", b"referer", b"via", b"forwarded", b"content-length"))
 _OF_HTTP_BELOW = (b"accept", b"sec-", b"x-forwarded-", b"mayfly-", b"nats-")
 
@@ -143,7 +143,7 @@ def listing(indices: list[int]) -> str:
 def _stays(name: bytes) -> bool:
     return (
         name in translation.NOT_FOR_FUNCTIONS
-        or name in _CREDENTIALS
+        or name in CREDENTIALS
         or name in _OF_HTTP
         or name.startswith(_OF_HTTP_BELOW)
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mayfly_chassis import jetstream
@@ -16,7 +16,7 @@ _NO_STREAM = 10_059
 _NO_CONSUMER = 10_014
 _EXISTS = 10_148  # and is not as it was asked for
 _SAYS_NO = (10_026, 10_099, 10_100, 10_101)  # too many; a work queue with another on the subject, or start not all
-_RESUMED = "2000-01-01T00:00:00Z"
+RESUME_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,10 @@ class Consumers:
         return True
 
     async def pause(self, stream: str, name: str, *, paused: bool) -> None:
-        request = {"pause_until": PAUSED_UNTIL if paused else _RESUMED}
+        """One that is resumed goes on after `RESUME_S`."""
+        # A pause that runs out wakes the pulls that wait; one that is taken back leaves them asleep, for 20 s measured.
+        until = PAUSED_UNTIL if paused else (datetime.now(UTC) + timedelta(seconds=RESUME_S)).isoformat()
+        request = {"pause_until": until}
         await jetstream.api(self._bus, subjects.consumer_pause(stream, name), request)
 
     async def _of(self, stream: str) -> list[Info]:

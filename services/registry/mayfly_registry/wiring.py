@@ -5,6 +5,7 @@ that. A consumer that is there is left as it is, and keeps its position. A sched
 it says something else, so an interval keeps its phase, and never before the version that wants so is published.
 """
 
+import asyncio
 from collections.abc import Iterable
 
 from mayfly_chassis import jetstream
@@ -13,7 +14,7 @@ from mayfly_chassis.jetstream import Stored
 from mayfly_proto import headers, storage, subjects
 from mayfly_proto.records import VersionSpec
 from mayfly_registry import wanted
-from mayfly_registry.consumers import Consumers
+from mayfly_registry.consumers import RESUME_S, Consumers
 from mayfly_registry.wanted import Schedule
 
 
@@ -26,8 +27,8 @@ class Wiring:
 
     async def prepare(self, spec: VersionSpec, *, paused: bool) -> None:
         """Before ``spec`` is published. Raises `InvalidManifest` for a stream or bucket that does not exist."""
-        for consumer in wanted.consumers(spec):
-            await self.consumers.ensure(consumer, paused=paused)
+        consumers = wanted.consumers(spec)
+        await asyncio.gather(*(self.consumers.ensure(consumer, paused=paused) for consumer in consumers))
         await self.schedule(wanted.scheduled(spec), replace=False)
 
     async def finish(self, spec: VersionSpec, leaving: Iterable[VersionSpec], *, paused: bool) -> None:
@@ -56,8 +57,10 @@ class Wiring:
         await self.purge(subjects.due(function))
 
     async def pause(self, spec: VersionSpec, *, paused: bool) -> None:
-        for consumer in wanted.consumers(spec):
-            await self.consumers.pause(*consumer.key, paused=paused)
+        consumers = wanted.consumers(spec)
+        await asyncio.gather(*(self.consumers.pause(*consumer.key, paused=paused) for consumer in consumers))
+        if not paused:
+            await asyncio.sleep(RESUME_S)
 
     async def schedule(self, schedules: Iterable[Schedule], *, replace: bool) -> None:
         """Publish those that are missing and, with ``replace``, those that say something else."""
