@@ -1,5 +1,6 @@
 """The consumer API of JetStream, as far as the registry needs it."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ _NO_STREAM = 10_059
 _NO_CONSUMER = 10_014
 _EXISTS = 10_148  # and is not as it was asked for
 _SAYS_NO = (10_026, 10_099, 10_100, 10_101)  # too many; a work queue with another on the subject, or start not all
-RESUME_S = 0.05
+_RESUME_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +101,12 @@ class Consumers:
         return True
 
     async def pause(self, stream: str, name: str, *, paused: bool) -> None:
-        """One that is resumed goes on after `RESUME_S`."""
         # A pause that runs out wakes the pulls that wait; one that is taken back leaves them asleep, for 20 s measured.
-        until = PAUSED_UNTIL if paused else (datetime.now(UTC) + timedelta(seconds=RESUME_S)).isoformat()
+        until = PAUSED_UNTIL if paused else (datetime.now(UTC) + timedelta(seconds=_RESUME_S)).isoformat()
         request = {"pause_until": until}
         await jetstream.api(self._bus, subjects.consumer_pause(stream, name), request)
+        if not paused:
+            await asyncio.sleep(_RESUME_S)
 
     async def _of(self, stream: str) -> list[Info]:
         found: dict[str, Info] = {}

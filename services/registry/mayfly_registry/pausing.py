@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from mayfly_proto import api
-from mayfly_proto.records import FunctionRecord
+from mayfly_proto.records import FunctionRecord, VersionSpec
 from mayfly_registry import draft, wanted
 from mayfly_registry.errors import NotFound
 from mayfly_registry.store import Store
@@ -34,6 +34,7 @@ class Pausing:
 
     async def _change(self, name: str, *, paused: bool) -> api.PauseReply:
         record = await self._write(draft.check_name(name), paused=paused)
+        waited = 0 if paused else await self._waiting(await self._store.spec(name, record.current))
         while True:
             spec = await self._store.spec(name, record.current)
             await self._wiring.prepare(spec, paused=record.paused)
@@ -42,11 +43,15 @@ class Pausing:
             if (now.paused, now.current) == (record.paused, record.current):
                 break
             record = now  # somebody else has changed it meanwhile
-        consumers = wanted.consumers(spec)
-        found = await asyncio.gather(*(self._wiring.consumers.find(*consumer.key) for consumer in consumers))
-        waiting = sum(info.pending + info.unacknowledged for info in found if info is not None)
+        waiting = await self._waiting(spec) if paused else waited
         _log.info("function.paused" if paused else "function.resumed", function=name, waiting=waiting)
         return api.PauseReply(name=name, paused=record.paused, waiting=waiting)
+
+    async def _waiting(self, spec: VersionSpec) -> int:
+        """Events and durable calls."""
+        consumers = wanted.consumers(spec)
+        found = await asyncio.gather(*(self._wiring.consumers.find(*consumer.key) for consumer in consumers))
+        return sum(info.pending + info.unacknowledged for info in found if info is not None)
 
     async def _write(self, name: str, *, paused: bool) -> FunctionRecord:
         while True:

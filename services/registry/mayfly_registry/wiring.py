@@ -14,7 +14,7 @@ from mayfly_chassis.jetstream import Stored
 from mayfly_proto import headers, storage, subjects
 from mayfly_proto.records import VersionSpec
 from mayfly_registry import wanted
-from mayfly_registry.consumers import RESUME_S, Consumers
+from mayfly_registry.consumers import Consumers
 from mayfly_registry.wanted import Schedule
 
 
@@ -59,8 +59,6 @@ class Wiring:
     async def pause(self, spec: VersionSpec, *, paused: bool) -> None:
         consumers = wanted.consumers(spec)
         await asyncio.gather(*(self.consumers.pause(*consumer.key, paused=paused) for consumer in consumers))
-        if not paused:
-            await asyncio.sleep(RESUME_S)
 
     async def schedule(self, schedules: Iterable[Schedule], *, replace: bool) -> None:
         """Publish those that are missing and, with ``replace``, those that say something else."""
