@@ -20,8 +20,8 @@ class StartFailed(Exception):
 
 
 def delay_s(deaths: int) -> float:
-    """How long to wait before a start that follows so many deaths in a row."""
-    return min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** max(0, deaths - 1)) if deaths else 0.0
+    """How long to wait before a start that follows so many deaths in a row; not at all after one."""
+    return min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** (deaths - 2)) if deaths > 1 else 0.0
 
 
 @dataclass(eq=False)
