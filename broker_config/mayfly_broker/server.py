@@ -43,7 +43,7 @@ class EmbeddedServer:
     """nats-server with JetStream on 127.0.0.1. Started again after `stop` or `kill`, it has the same port and data.
 
     ``port`` 0: any free one. ``passwords``: by role. ``anonymous``: connections without credentials are clients.
-    `ServerError` when it does not start.
+    ``cluster``: it is one of several servers. Raises `ServerError` when it does not start.
     """
 
     def __init__(
@@ -54,12 +54,14 @@ class EmbeddedServer:
         port: int = 0,
         anonymous: bool = True,
         access: Access = NOTHING,
+        cluster: config.Cluster | None = None,
     ) -> None:
         self.store = store.absolute()
         self.passwords = passwords
         self.port = port
         self.anonymous = anonymous
         self.access = access
+        self.cluster = cluster
         self.monitoring_url = ""
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -93,7 +95,7 @@ class EmbeddedServer:
         return ""
 
     def start(self) -> None:
-        """Returns when it takes connections, JetStream recovered: about 15 ms."""
+        """Returns when it takes connections, its JetStream recovered: about 15 ms. A cluster may not be whole then."""
         assert not self.running, "the server runs already"
         self.store.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._release()
@@ -142,6 +144,7 @@ class EmbeddedServer:
             passwords=self.passwords,
             anonymous=self.anonymous,
             access=self.access,
+            cluster=self.cluster,
         )
         conf = run / "nats-server.conf"
         _write_private(conf, text)
