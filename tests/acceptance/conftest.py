@@ -70,11 +70,11 @@ class Platform:
 
 def start(data: Path, config_home: Path, *flags: str) -> Platform:
     """Returns when it is ready; the logs are in the assertion if it is not."""
-    command = [MAYFLY, "up", "--data", data, "--port", "0", "--nats-port", "0", *flags]
+    command = [str(MAYFLY), "up", "--data", str(data), "--port", "0", "--nats-port", "0", *flags]
     return started(command, data, config_home)
 
 
-def started(command: Sequence[str | Path], data: Path, config_home: Path) -> Platform:
+def started(command: Sequence[str], data: Path, config_home: Path) -> Platform:
     """A platform that this command runs until SIGTERM, and of which it says ``ready``."""
     environ = {**os.environ, "XDG_CONFIG_HOME": str(config_home)}
     process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
