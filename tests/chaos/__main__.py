@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import platform as machine
+import signal
 import sys
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where data and logs of the platforms stay")
     parser.add_argument("--no-report", action="store_true", help="leave REPORT.md as it is")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its platform ends with it
     outcomes: dict[str, list[Outcome]] = {}
     for name in options.platform or PLATFORMS:
         print(name, flush=True)

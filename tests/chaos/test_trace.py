@@ -19,6 +19,7 @@ async def test_minutes_of_a_trace_go_through(tmp_path: Path) -> None:
     print(describe(result))
     assert result.verdict.acknowledged == sum(sum(rate.per_minute[:MINUTES]) for rate in read_rates())
     assert result.verdict.missing == ()
+    assert result.growing == []
     assert set(result.memory[-1]) == set(result.memory[0])
 
 
@@ -36,6 +37,13 @@ def test_trace_is_twenty_functions_and_an_hour() -> None:
 def test_a_service_that_grows_is_named() -> None:
     """Warming up is no leak, growth after it is; one that was started in between is compared with nothing."""
     flat = [{"router": mb, "nats": mb} for mb in (30.0, 50.0, 60.0, 60.0, 61.0, 62.0, 60.0, 61.0)]
-    assert growing(flat) == []
+    assert growing(flat, events=0) == []
     leak = [{**row, "router": 40.0 + 10 * number} for number, row in enumerate(flat)]
-    assert growing(leak) == ["router"]
+    assert growing(leak, events=100_000) == ["router"]
+
+
+def test_nats_is_allowed_what_it_keeps_and_no_more() -> None:
+    """About a kilobyte an event: less is its index and the ids that it remembers, more is a leak."""
+    memory = [{"nats": 50.0 + 5 * number} for number in range(20)]
+    assert growing(memory, events=100_000) == []
+    assert growing(memory, events=10_000) == ["nats"]
