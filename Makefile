@@ -1,4 +1,4 @@
-# make setup | demo | test | bench | lint | lock: each does the set-up it needs by itself.
+# make setup | demo | test | bench | soak | chaos | trace | lint | lock: each does the set-up it needs by itself.
 # A fresh machine has make and python3 (3.11 or newer, with venv); everything else comes from the lock files:
 # requirements.lock is what Mayfly runs on, requirements-dev.lock adds what tests and linters need;
 # requirements-bench.lock is the peers that `make bench` measures beside it, in an environment of their own.
@@ -16,7 +16,7 @@ LOCK   := $(UV) pip compile --quiet --universal --python $(PYTHON) --generate-ha
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test bench soak lint format lock clean
+.PHONY: setup demo test bench soak chaos trace lint format lock clean
 
 setup: $(READY)
 
@@ -44,6 +44,12 @@ $(PEERS)/.ready: requirements-bench.lock | $(READY)
 
 soak: setup
 	$(PYTHON) bench/soak.py
+
+chaos: setup
+	$(PYTHON) -m tests.chaos
+
+trace: setup
+	$(PYTHON) -m tests.chaos.trace
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -1,4 +1,5 @@
-"""``python -m mayfly_broker config|roles`` prints the plain configuration; ``bootstrap`` makes streams and buckets.
+"""``python -m mayfly_broker config|cluster|roles`` prints the plain configuration; ``bootstrap`` makes streams and
+buckets, each on so many servers of a cluster as ``--replicas`` says.
 
 ``--access FILE`` is for ``roles``: what of the user's own functions may touch.
 
@@ -17,11 +18,16 @@ from mayfly_chassis.bus import Bus
 from mayfly_chassis.config import ConfigError, ServiceConfig, load
 from mayfly_chassis.errors import BusError, Unauthorized
 
+_PRINTED = {"config": config.plain, "cluster": config.plain_cluster}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mayfly_broker", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=("config", "roles", "bootstrap"), default="config")
+    parser.add_argument("command", nargs="?", choices=(*_PRINTED, "roles", "bootstrap"), default="config")
     parser.add_argument("--access", type=Path, metavar="FILE", help="with roles: an access.toml")
+    parser.add_argument(
+        "--replicas", type=int, choices=(1, 3, 5), help="with bootstrap; default: as they are, 1 for new ones"
+    )
     arguments = parser.parse_args()
     if arguments.access is not None and not (arguments.command == "roles" and arguments.access.is_file()):
         parser.error("--access: goes with roles, and names a file that is there")
@@ -29,7 +35,7 @@ def main() -> None:
         _print(arguments.command, arguments.access)
         return
     try:
-        asyncio.run(_bootstrap(load(ServiceConfig, "broker")))
+        asyncio.run(_bootstrap(load(ServiceConfig, "broker"), arguments.replicas))
     except ConfigError as error:
         sys.stderr.write(f"mayfly_broker: {error}\n")
         sys.exit(2)
@@ -38,8 +44,8 @@ def main() -> None:
 
 
 def _print(command: str, access_file: Path | None) -> None:
-    if command == "config":
-        sys.stdout.write(config.plain())
+    if command in _PRINTED:
+        sys.stdout.write(_PRINTED[command]())
         return
     try:
         granted = access.NOTHING if access_file is None else access.read(access_file)
@@ -48,7 +54,7 @@ def _print(command: str, access_file: Path | None) -> None:
     sys.stdout.write(config.plain_roles(granted))
 
 
-async def _bootstrap(settings: ServiceConfig) -> None:
+async def _bootstrap(settings: ServiceConfig, replicas: int | None) -> None:
     await _refuse_empty_passwords(settings.nats_url)
     bus = await Bus.connect(
         settings.nats_url,
@@ -58,7 +64,7 @@ async def _bootstrap(settings: ServiceConfig) -> None:
         password=settings.nats_password(),
     )
     try:
-        await bootstrap(bus)
+        await bootstrap(bus, replicas)
     finally:
         await bus.close()
 

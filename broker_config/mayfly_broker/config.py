@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mayfly_broker.access import NOTHING, Access
@@ -28,6 +29,18 @@ ping_max: 2
 """
 _SYNC_INTERVAL = "5s"
 
+_ROUTE_USER = "server"  # as whom servers of a cluster connect to each other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A server's place among the servers of one cluster, all on this machine."""
+
+    server: str  # its name
+    port: int  # where it listens for the others
+    ports: tuple[int, ...]  # where each listens, itself included
+    password: str  # with which they connect to each other
+
 
 def make_passwords() -> dict[str, str]:
     """A fresh random password for each role."""
@@ -40,7 +53,14 @@ def password_variable(role: str) -> str:
 
 
 def embedded(
-    store: Path, run: Path, *, port: int, passwords: Mapping[str, str], anonymous: bool, access: Access
+    store: Path,
+    run: Path,
+    *,
+    port: int,
+    passwords: Mapping[str, str],
+    anonymous: bool,
+    access: Access,
+    cluster: Cluster | None,
 ) -> str:
     """For a server on this machine only. ``port`` -1: any; the server writes its ports into ``run``."""
     return "".join(
@@ -50,6 +70,7 @@ def embedded(
             f"ports_file_dir: {_quote(run)}\n",
             f"log_file: {_quote(store / 'nats-server.log')}\n",
             "logfile_size_limit: 10MB\nlogfile_max_num: 3\n",
+            _member(cluster) if cluster else "",
             accounts({role: _quote(password) for role, password in passwords.items()}, access, anonymous=anonymous),
         )
     )
@@ -57,25 +78,33 @@ def embedded(
 
 def plain() -> str:
     """``broker_config/nats-server.conf``: a single server that one runs oneself."""
-    passwords = "\n".join(f"#   {password_variable(role)}" for role in ROLES)
     return f"""\
 # A single nats-server for Mayfly, to run oneself: nats-server -c nats-server.conf
-# Made by `python -m mayfly_broker`; a test keeps it so.
-#
-# The password of each role comes from the environment (it must start with a letter, or be in double quotes):
-{passwords}
+{_by_environment()}
 #
 # Once it runs: `python -m mayfly_broker bootstrap` makes the streams and buckets.
 
 server_name: mayfly-1
-{_server("4222", Path("/data/jetstream"))}\
-http: 127.0.0.1:8222
+{_rest_of_plain()}"""
 
-# For TLS, give the server a certificate and the services a tls:// address:
-# tls {{ cert_file: "/etc/nats/tls.crt", key_file: "/etc/nats/tls.key" }}
 
-include "roles.conf"
-"""
+def plain_cluster() -> str:
+    """``broker_config/nats-cluster.conf``: the same file for each server of a cluster that one runs oneself."""
+    return f"""\
+# One of three (or five) nats-servers for Mayfly, to run oneself: nats-server -c nats-cluster.conf
+{_by_environment()}
+#
+# And what makes it one of a cluster:
+#   MAYFLY_SERVER_NAME        its own name, as mayfly-1
+#   MAYFLY_CLUSTER_PASSWORD   with which the servers connect to each other
+#   MAYFLY_ROUTES             where, itself included: ["nats://{_ROUTE_USER}:PASSWORD@host-1:6222", ...]
+#
+# Once all run: `python -m mayfly_broker bootstrap --replicas 3` makes the streams and buckets, and the services are
+# given all addresses: MAYFLY_NATS_URL=nats://host-1:4222,nats://host-2:4222,nats://host-3:4222
+
+server_name: $MAYFLY_SERVER_NAME
+{_cluster("6222", "$MAYFLY_CLUSTER_PASSWORD", "$MAYFLY_ROUTES")}\
+{_rest_of_plain()}"""
 
 
 def plain_roles(access: Access = NOTHING) -> str:
@@ -107,6 +136,46 @@ accounts {{
   }}
 }}
 """ + (f"no_auth_user: {CLIENT}\n" if anonymous else "")
+
+
+def _by_environment() -> str:
+    passwords = "\n".join(f"#   {password_variable(role)}" for role in ROLES)
+    return f"""\
+# Made by `python -m mayfly_broker`; a test keeps it so.
+#
+# The password of each role comes from the environment (it must start with a letter, or be in double quotes):
+{passwords}"""
+
+
+def _rest_of_plain() -> str:
+    return f"""\
+{_server("4222", Path("/data/jetstream"))}\
+http: 127.0.0.1:8222
+
+# For TLS, give the server a certificate and the services a tls:// address:
+# tls {{ cert_file: "/etc/nats/tls.crt", key_file: "/etc/nats/tls.key" }}
+
+include "roles.conf"
+"""
+
+
+def _member(cluster: Cluster) -> str:
+    routes = [f"nats://{_ROUTE_USER}:{cluster.password}@127.0.0.1:{port}" for port in cluster.ports]
+    return f"server_name: {_quote(cluster.server)}\n" + _cluster(
+        f"127.0.0.1:{cluster.port}", _quote(cluster.password), f"[{', '.join(map(_quote, routes))}]"
+    )
+
+
+def _cluster(listen: str, password: str, routes: str) -> str:
+    """``password`` and ``routes`` as they stand in the file."""
+    return f"""\
+cluster {{
+  name: mayfly
+  listen: {listen}
+  authorization {{ user: {_ROUTE_USER}, password: {password} }}
+  routes: {routes}
+}}
+"""
 
 
 def _server(listen: str, store: Path) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,8 +70,13 @@ class Platform:
 
 def start(data: Path, config_home: Path, *flags: str) -> Platform:
     """Returns when it is ready; the logs are in the assertion if it is not."""
+    command = [str(MAYFLY), "up", "--data", str(data), "--port", "0", "--nats-port", "0", *flags]
+    return started(command, data, config_home)
+
+
+def started(command: Sequence[str], data: Path, config_home: Path) -> Platform:
+    """A platform that this command runs until SIGTERM, and of which it says ``ready``."""
     environ = {**os.environ, "XDG_CONFIG_HOME": str(config_home)}
-    command = [MAYFLY, "up", "--data", str(data), "--port", "0", "--nats-port", "0", *flags]
     process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     platform = Platform(process, data, config_home)
     assert process.stdout is not None
@@ -79,14 +84,14 @@ def start(data: Path, config_home: Path, *flags: str) -> Platform:
         platform.banner.append(line.rstrip("\n"))
         if line.startswith("ready"):
             return platform
-    raise AssertionError(f"`mayfly up` ended with {process.wait()}:\n" + "\n".join(platform.banner))
+    raise AssertionError(f"{command} ended with {process.wait()}:\n" + "\n".join(platform.banner))
 
 
-def stop(platform: Platform) -> int:
+def stop(platform: Platform, timeout_s: float = STOP_TIMEOUT_S) -> int:
     platform.process.terminate()
     assert platform.process.stdout is not None
     try:
-        return platform.process.wait(timeout=STOP_TIMEOUT_S)
+        return platform.process.wait(timeout=timeout_s)
     finally:
         platform.process.kill()
         platform.process.wait()

@@ -32,9 +32,9 @@ class Answer:
 
 @asynccontextmanager
 async def client(url: str, **options: Any) -> AsyncIterator[nats.NATS]:
-    """An anonymous NATS connection, as any user's."""
+    """A NATS connection as any user's, to one of the servers in ``url``; anonymous unless the options say whose."""
     connection = await nats.connect(
-        url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, allow_reconnect=True, **options
+        url.split(","), max_reconnect_attempts=-1, reconnect_time_wait=0.05, allow_reconnect=True, **options
     )
     try:
         yield connection

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from nats.js.api import ConsumerConfig
 
 import mayfly
 from mayfly_chassis.errors import Unauthorized
@@ -17,6 +18,7 @@ from tests.acceptance import outside
 from tests.acceptance.conftest import MAYFLY, Platform, running, start, stop
 
 SERVICES = {"nats", "registry", "router", "activator", "worker", "gateway"}
+SLOW_CONSUMERS = 500
 HELLO = "def handler(event, context):\n    return 'hello ' + event['name']\n"
 
 
@@ -190,3 +192,58 @@ def test_ctrl_c_stops_and_a_second_one_hurries(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=10) == 0
     until(lambda: not [pid for pid in below if outside.alive(pid)])
+
+
+async def slow_to_stop(platform: Platform) -> None:
+    """Durable consumers, 10 ms of nats-server's stop each."""
+    async with outside.client(platform.nats, user=platform.user, password=platform.password) as connection:
+        for number in range(SLOW_CONSUMERS):
+            config = ConsumerConfig(durable_name=f"slow{number}", filter_subject=f"event.slow.{number}")
+            await connection.jetstream().add_consumer("EVENTS", config)
+
+
+async def test_a_slow_nats_is_waited_for_and_said(tmp_path: Path) -> None:
+    """More than any patience for a service: `up` says what it waits for, and nats-server ends in good order."""
+    platform = start(tmp_path / "data", tmp_path / "config")
+    assert platform.process.stdout is not None
+    try:
+        await slow_to_stop(platform)
+        platform.process.terminate()
+        said = platform.process.stdout.read()
+    finally:
+        code = stop(platform)
+    assert code == 0
+    assert "waiting for nats to stop, for as long as it takes; a further Ctrl-C ends it now" in said
+    assert "Server Exiting" in (tmp_path / "data/nats/nats-server.log").read_text().splitlines()[-1]
+
+
+async def test_a_slow_nats_ends_at_a_second_ctrl_c(tmp_path: Path) -> None:
+    """Once it is said what is waited for, one more signal ends it there and then, and the data serve the next run."""
+    platform = start(tmp_path / "data", tmp_path / "config")
+    assert platform.process.stdout is not None
+    try:
+        await slow_to_stop(platform)
+        platform.process.send_signal(signal.SIGINT)
+        until(lambda: "waiting for nats" in platform.process.stdout.readline())  # type: ignore[union-attr]
+        platform.process.send_signal(signal.SIGINT)
+        assert platform.process.wait(timeout=2) == 0
+    finally:
+        stop(platform)
+    assert "Server Exiting" not in (tmp_path / "data/nats/nats-server.log").read_text().splitlines()[-1]
+    with running(tmp_path) as again:
+        async with outside.client(again.nats, user=again.user, password=again.password) as connection:
+            assert (await connection.jetstream().stream_info("EVENTS")).state.consumer_count >= SLOW_CONSUMERS
+
+
+async def test_next_up_waits_for_the_nats_of_a_killed_one(tmp_path: Path) -> None:
+    """kill -9 of `mayfly up` leaves a nats-server that still stops; the next `up` says so, waits, and starts."""
+    platform = start(tmp_path / "data", tmp_path / "config")
+    nats_pid = outside.pid_of(platform, "nats")
+    await slow_to_stop(platform)
+    outside.kill_9(platform.process.pid)
+    platform.process.wait()
+    assert platform.process.stdout is not None
+    platform.process.stdout.close()
+    with running(tmp_path) as again:
+        assert f"waiting for the nats-server of the last run (process {nats_pid}) to stop" in again.banner
+        assert {entry["name"] for entry in again.services()} == SERVICES

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from mayfly.launcher import ports
 from mayfly_broker.config import password_variable
 from mayfly_broker.roles import ROLES
 from mayfly_broker.server import binary
@@ -25,14 +26,17 @@ PASSWORDS = {password_variable(role): f"secret-of-{role}" for role in ROLES}
 
 
 @contextmanager
-def own_server(directory: Path, passwords: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def own_server(
+    directory: Path, passwords: dict[str, str], file: str = "nats-server.conf", *flags: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """nats-server on the checked-in files; only ports and store are other ones."""
+    directory.mkdir(exist_ok=True)
     shutil.copy(FOLDER / "roles.conf", directory)
-    text = (FOLDER / "nats-server.conf").read_text()
+    text = (FOLDER / file).read_text()
     assert text.count('"/data/jetstream"') == 1
-    (directory / "nats-server.conf").write_text(text.replace("/data/jetstream", f"{directory}/store"))
-    command: list[str | Path] = [binary(), "-c", directory / "nats-server.conf", "--ports_file_dir", directory]
-    command += ["-a", "127.0.0.1", "-p", "-1", "-m", "-1"]
+    (directory / file).write_text(text.replace("/data/jetstream", f"{directory}/store"))
+    command: list[str | Path] = [binary(), "-c", directory / file, "--ports_file_dir", directory]
+    command += ["-a", "127.0.0.1", "-p", "-1", "-m", "-1", *flags]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | passwords, stdout=log, stderr=log)
     try:
@@ -49,12 +53,12 @@ async def _url(directory: Path, process: subprocess.Popen[bytes], eventually: Ev
     return url
 
 
-def _bootstrap(url: str, directory: Path, password: str) -> "subprocess.CompletedProcess[str]":
+def _bootstrap(url: str, directory: Path, password: str, *flags: str) -> "subprocess.CompletedProcess[str]":
     secret = directory / "password"
     secret.write_text(f"{password}\n")
     settings = {"MAYFLY_NATS_URL": url, "MAYFLY_NATS_PASSWORD_FILE": str(secret)}
     return subprocess.run(
-        [sys.executable, "-m", "mayfly_broker", "bootstrap"],
+        [sys.executable, "-m", "mayfly_broker", "bootstrap", *flags],
         env=os.environ | settings,
         capture_output=True,
         text=True,
@@ -62,7 +66,10 @@ def _bootstrap(url: str, directory: Path, password: str) -> "subprocess.Complete
     )
 
 
-@pytest.mark.parametrize(("command", "file"), [("config", "nats-server.conf"), ("roles", "roles.conf")])
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [("config", "nats-server.conf"), ("cluster", "nats-cluster.conf"), ("roles", "roles.conf")],
+)
 def test_the_files_are_what_the_command_prints(command: str, file: str) -> None:
     """A change of the roles is a change of the files that operators use; make them anew by this command."""
     made = subprocess.run([sys.executable, "-m", "mayfly_broker", command], check=True, capture_output=True, text=True)
@@ -101,6 +108,27 @@ async def test_a_server_of_ones_own(tmp_path: Path, eventually: Eventually) -> N
 
         with pytest.raises(Unauthorized):
             await Bus.connect(url, name="test", role="client")
+
+
+async def test_a_cluster_of_ones_own(tmp_path: Path, eventually: Eventually) -> None:
+    """One file for all three servers, which find each other with a password; `bootstrap --replicas 3` uses them all."""
+    routes = [ports.choose("127.0.0.1", 0, "") for _ in range(3)]
+    urls = ", ".join(f'"nats://server:secret-of-servers@127.0.0.1:{port}"' for port in routes)
+    shared = {"MAYFLY_CLUSTER_PASSWORD": "secret-of-servers", "MAYFLY_ROUTES": f"[{urls}]"}
+    with ExitStack() as stack:
+        addresses = []
+        for number, port in enumerate(routes, 1):
+            folder, named = tmp_path / f"{number}", {"MAYFLY_SERVER_NAME": f"mayfly-{number}"}
+            listen = ("--cluster_listen", f"nats://127.0.0.1:{port}")
+            own = own_server(folder, PASSWORDS | shared | named, "nats-cluster.conf", *listen)
+            addresses.append(await _url(folder, stack.enter_context(own), eventually))
+        url = ",".join(addresses)
+        made = _bootstrap(url, tmp_path, PASSWORDS["MAYFLY_OPERATOR_PASSWORD"], "--replicas", "3")
+        assert (made.returncode, made.stdout, made.stderr) == (0, "", "")
+        operator = await Bus.connect(url, name="test", role="operator", user="operator", password="secret-of-operator")
+        found = json.loads((await operator.request(subjects.stream_info(storage.EVENTS))).payload)
+        assert len(found["cluster"]["replicas"]) == 2
+        await operator.close()
 
 
 async def test_an_empty_password_is_noticed(tmp_path: Path, eventually: Eventually) -> None:

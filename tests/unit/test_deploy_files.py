@@ -38,6 +38,11 @@ def test_compose_has_one_nats_and_one_of_each_service(compose: Any) -> None:
         assert compose["services"][name]["command"] == ["python", "-m", f"mayfly_{name}"]
 
 
+def test_compose_gives_nats_time_to_stop(compose: Any) -> None:
+    """Docker kills what has not ended after ten seconds; nats-server takes a minute for 6,000 durable consumers."""
+    assert compose["services"]["nats"]["stop_grace_period"] == "10m"
+
+
 @pytest.mark.parametrize("service", CONFIGS)
 def test_compose_sets_only_what_the_service_reads(compose: Any, service: str) -> None:
     """A misspelt variable would be ignored in silence: each is a field of the service's config."""

@@ -13,6 +13,7 @@ FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
 GOOD_RUN_S = 10.0  # after which a death counts as the first again
 STOP_S = 70.0  # a worker finishes what it runs, for a minute at most
+SLOW_STOP_S = 3.0  # after which the user is told what is waited for
 
 
 class StartFailed(Exception):
@@ -32,6 +33,7 @@ class Service:
     label: str  # to tell two of the same name apart
     log: Path
     start: Callable[[], Run]
+    stop_s: float | None = STOP_S  # that it may take to end in good order; None: as long as it needs
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # for the first time
     run: Run | None = None
 
@@ -59,19 +61,27 @@ class Service:
         on_change()
         return await asyncio.shield(self.run.ended)
 
-    async def stop(self) -> None:
-        """In good order if it can, else after a while by force."""
+    async def stop(self, say: Callable[[str], None]) -> None:
+        """In good order if it can, else, where it has a limit, by force."""
         if self.run is None:
             return
         self.run.terminate()
-        _, unfinished = await asyncio.wait([self.run.ended], timeout=STOP_S)
-        if unfinished:
+        if await _ended(self.run, SLOW_STOP_S):
+            return
+        limit = "for as long as it takes" if self.stop_s is None else f"for {self.stop_s:g} s at most"
+        say(f"waiting for {self.label} to stop, {limit}; a further Ctrl-C ends it now")
+        if not await _ended(self.run, None if self.stop_s is None else self.stop_s - SLOW_STOP_S):
             self.run.kill()
             await self.run.ended
 
     def kill(self) -> None:
         if self.run is not None:
             self.run.kill()
+
+
+async def _ended(run: Run, within_s: float | None) -> bool:
+    done, _ = await asyncio.wait([run.ended], timeout=within_s)
+    return bool(done)
 
 
 class Supervisor:
@@ -106,7 +116,7 @@ class Supervisor:
 
     async def stop(self, order: Sequence[Sequence[str]]) -> None:
         for names in order:
-            await asyncio.gather(*(service.stop() for service in self.services if service.name in names))
+            await asyncio.gather(*(service.stop(self._say) for service in self.services if service.name in names))
 
     def kill(self) -> None:
         for service in self.services:

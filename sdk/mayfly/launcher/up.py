@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
 
+_STORE_POLL_S = 0.05
+
 
 class Terminal(Protocol):
     """Whom `up` talks to."""
@@ -99,8 +101,10 @@ class _Life:
                 self._publish()
 
     async def _start(self, tasks: asyncio.TaskGroup, notify: str) -> None:
+        await self._wait_for_store()
         started = asyncio.get_running_loop().time()
-        nats = Service(plan.NATS, plan.NATS, self._server.log_file, lambda: NatsRun(self._server))
+        # Its stop takes 10 ms for each durable consumer; what it does in that time is to write their state.
+        nats = Service(plan.NATS, plan.NATS, self._server.log_file, lambda: NatsRun(self._server), stop_s=None)
         self._supervisor.add(nats, tasks)
         await nats.ready.wait()
         await self._as_operator(bootstrap, tasks)
@@ -112,6 +116,13 @@ class _Life:
         await self._supervisor.wait_ready(START_TIMEOUT_S)
         isolation = await self._as_operator(_isolation, tasks)
         self._greet(isolation, asyncio.get_running_loop().time() - started)
+
+    async def _wait_for_store(self) -> None:
+        """The nats-server of an `up` that was killed gets its SIGTERM from the kernel, and may stop for a minute."""
+        if owner := self._server.store_owner():
+            self._terminal.say(f"waiting for the nats-server of the last run (process {owner}) to stop")
+        while self._server.store_owner():  # noqa: ASYNC110 - a file lock that is given back tells nobody
+            await asyncio.sleep(_STORE_POLL_S)
 
     async def _as_operator(self, do: Callable[[Bus], Awaitable[T]], tasks: asyncio.TaskGroup) -> T:
         async def connected() -> T:

@@ -92,6 +92,7 @@ class Intake:
             if before.get(source.key) is not source:
                 feed.asked_at[feed.reply(source)] = source
                 self._opened(source)
+                self._active.add(feed)
                 self._pull(feed, source)
 
     def pull(self, source: Source) -> None:
@@ -132,7 +133,7 @@ class Intake:
             self._bus.publish(ack, GIVE_BACK)  # on its way when its function or trigger went
             return
         now = source.heard = self._state.clock()
-        source.asked -= 1
+        source.received()
         source.pending = pending
         if sequence in source.held:
             return  # its lease ran out on the way; the first one settles both
@@ -165,13 +166,14 @@ class Intake:
                 source.asked = 0
                 source.heard = 0.0
                 self._opened(source)
+                self._active.add(feed)
                 self._pull(feed, source)
 
     def tick(self, now: float) -> None:
         for feed in list(self._active):
             for source in feed.sources.values():
                 self._pull(feed, source)
-            if not any(source.held or source.pending for source in feed.sources.values()):
+            if not any(s.held or s.pending or s.early is not None for s in feed.sources.values()):
                 self._active.discard(feed)
         due = [entry for entry in self._absent if entry[0] <= now]
         self._absent = [entry for entry in self._absent if entry[0] > now]

@@ -36,12 +36,19 @@ class Source:
         self.held: dict[int, Delivery] = {}  # by sequence: received and not settled
         self.heard = 0.0  # when it last said anything
         self.early: dict[int, Delivery] | None = None  # while it is not known what came before them
+        self.owed = 0  # while it is not: what came before, and will be handed out before anything new
 
     def missing(self, window: int) -> int:
         """How many to ask for now."""
+        if self.early is not None:
+            return max(0, self.owed - self.asked)
         self.enough = window - max(1, window // 4)
         missing = window - self.asked - len(self.held)
         return missing if self.wants_more or (missing > 0 and not self.asked) else 0
+
+    def received(self) -> None:
+        self.asked -= 1
+        self.owed = max(0, self.owed - 1)
 
     @property
     def wants_more(self) -> bool:

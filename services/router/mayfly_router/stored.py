@@ -16,6 +16,7 @@ from mayfly_router.settler import ACK, GIVE_BACK, Settler
 from mayfly_router.source import Source
 
 ASK_AGAIN_S = 0.25
+LEASE_S = 10.0  # that another connection may have had, counted from now
 
 _log = structlog.get_logger()
 
@@ -50,17 +51,23 @@ class Stored:
 
     def gather(self, source: Source, then: Callable[[], None]) -> None:
         """Wait until everything of this consumer that is not acknowledged is in our hands, and known: what comes then
-        comes after it. What another connection has had comes again when its lease is over."""
+        comes after it. What another connection has had comes again when its lease is over, and is asked for only then:
+        asked for before, new events would come in its stead, and leave no place for it."""
         self._background(f"gather {source.function}", self._gather(source, then))
 
     async def _gather(self, source: Source, then: Callable[[], None]) -> None:
         info = subjects.consumer_info(source.stream, source.consumer)
+        loop = asyncio.get_running_loop()
+        leases_over, source.owed = loop.time() + LEASE_S, 0
         while source.early is not None:
             try:
                 state = await jetstream.api(self._bus, info)
                 last = state["delivered"]["stream_seq"]
-                if sum(sequence <= last for sequence in source.held) >= state["num_ack_pending"]:
+                elsewhere = state["num_ack_pending"] - sum(sequence <= last for sequence in source.held)
+                if elsewhere <= 0:
                     break
+                if loop.time() > leases_over:
+                    source.owed = elsewhere
             except BusError as error:
                 _log.warning("consumer.unknown", function=source.function, stream=source.stream, error=str(error))
             await asyncio.sleep(ASK_AGAIN_S)

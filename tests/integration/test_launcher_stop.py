@@ -1,0 +1,88 @@
+"""A stop that takes long: what has a limit is killed at it, nats-server is waited for. Real servers, really slow."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import nats
+import pytest
+from nats.js.api import ConsumerConfig
+
+from mayfly.launcher import supervisor
+from mayfly.launcher.run import NatsRun
+from mayfly.launcher.supervisor import Service, Supervisor
+from mayfly_broker.roles import OPERATOR
+from mayfly_broker.server import EmbeddedServer
+from mayfly_proto import storage, subjects
+from tests.conftest import Eventually
+
+CONSUMERS = 150  # nats-server stops one every 10 ms
+SHORT_S = 0.3
+
+
+@pytest.fixture
+async def slow(server: EmbeddedServer) -> AsyncIterator[EmbeddedServer]:
+    """A server that is not running, and takes more than a second for its next stop."""
+    connection = await nats.connect(server.url, user=OPERATOR, password=server.passwords[OPERATOR])
+    for number in range(CONSUMERS):
+        await connection.jetstream().add_consumer(
+            storage.EVENTS,
+            ConsumerConfig(durable_name=f"c{number}", filter_subject=subjects.event(f"slow.{number}")),
+        )
+    await connection.close()
+    server.kill()
+    yield server
+
+
+def last_words(server: EmbeddedServer) -> str:
+    return server.log_file.read_text().splitlines()[-1]
+
+
+def service(server: EmbeddedServer, stop_s: float | None) -> Service:
+    return Service("nats", "nats", server.log_file, lambda: NatsRun(server), stop_s=stop_s)
+
+
+async def stopped(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Start it, stop it, and tell what the user was told."""
+    monkeypatch.setattr(supervisor, "SLOW_STOP_S", SHORT_S)
+    said: list[str] = []
+    service.run = service.start()
+    await service.stop(said.append)
+    return said
+
+
+async def test_nats_is_never_killed_for_being_slow(slow: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stop ends by itself, well after any patience, and the user was told what is waited for."""
+    said = await stopped(service(slow, stop_s=None), monkeypatch)
+    assert said == ["waiting for nats to stop, for as long as it takes; a further Ctrl-C ends it now"]
+    assert not slow.running
+    assert "Server Exiting" in last_words(slow)
+
+
+async def test_a_limit_is_a_limit(slow: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has a limit is killed at it: so the test above waits for something that would be killed."""
+    await stopped(service(slow, stop_s=2 * SHORT_S), monkeypatch)
+    assert not slow.running
+    assert "Server Exiting" not in last_words(slow)
+
+
+async def test_a_slow_stop_can_be_cut_short(
+    slow: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """`kill`, which is what a second Ctrl-C does, ends even that which is waited for as long as it takes."""
+    keeper = Supervisor(lambda: None, lambda _line: None)
+    nats_service = service(slow, stop_s=None)
+    keeper.services.append(nats_service)
+    monkeypatch.setattr(supervisor, "SLOW_STOP_S", SHORT_S)
+    nats_service.run = nats_service.start()
+    await nats_service.stop(lambda _line: keeper.kill())
+    await eventually(lambda: not slow.running)
+    assert "Server Exiting" not in last_words(slow)
+
+
+async def test_embedded_server_waits_for_its_own_end(slow: EmbeddedServer, tmp_path: Path) -> None:
+    """`stop` returns when the store is whole and free: the server ended in good order, and another may start."""
+    slow.start()
+    slow.stop()
+    assert "Server Exiting" in last_words(slow)
+    assert slow.store_owner() == ""
+    assert EmbeddedServer(tmp_path / "never", passwords={}).store_owner() == ""
