@@ -67,6 +67,7 @@ class Driver:
         ):
             await self.bus.subscribe(subject, _payload(keep))
         await self.bus.subscribe(f"_INBOX.{self.router}.*", self._answered)
+        await self.bus.subscribe(subjects.SETTLE, self._answered, queue=subjects.ROUTER_QUEUE)
         await self.bus.flush()
 
     async def deploy(self, name: str, source: str = ECHO, version: int = 1, **settings: Any) -> VersionSpec:
@@ -115,11 +116,14 @@ class Driver:
         budget_ms: int = 30_000,
         attempt: int = 1,
         fields: dict[str, str] | None = None,
+        durable: bool = False,
     ) -> asyncio.Future[Answer]:
         """One call, as a router dispatches it; ``fields`` are further headers."""
         self.seq += 1
         number = next(self._count)
         reply = f"_INBOX.{self.router}.{number}"
+        if durable:
+            reply = subjects.settle(name, f"EVENTS.{name}_1.1.{number}.{number}.0.0")
         future = self._replies[reply.encode()] = asyncio.get_running_loop().create_future()
         invoke = messages.Invoke(
             self.seq, self.router, self.epoch, name, version, f"inv{number}", reply, budget_ms, attempt

@@ -1,6 +1,6 @@
 """Slots and queue of one version, decided without a loop, a clock or a connection."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -9,6 +9,7 @@ from mayfly_proto.messages import Refusal
 from mayfly_proto.records import Client, NodeLease, Package, Route, VersionSpec
 from mayfly_router.backlog import Backlog
 from mayfly_router.call import Call
+from mayfly_router.delivery import Delivery
 from mayfly_router.function import Function
 from mayfly_router.nodes import Node
 from mayfly_router.pool import Pool
@@ -281,3 +282,77 @@ def test_a_function_that_left_takes_no_call() -> None:
     assert pool.release(share) is None
     assert pool.take() is None
     assert function.left
+
+
+# places behind the slots
+
+
+def durable(name: str) -> Call:
+    made = call(name)
+    made.deliveries = (cast(Delivery, object()),)
+    return made
+
+
+def short(service_s: float = 0.001, slots: int = 1, **fields: Any) -> tuple[Pool, Node]:
+    """A pool whose calls take so long, with its slots in use."""
+    pool, worker = Pool(spec(**fields), Backlog(1000)), node()
+    pool.route(worker, route(*(f"i{number}" for number in range(slots))), 0)
+    pool.served(service_s)
+    for _ in range(slots):
+        assert pool.take() is not None
+    return pool, worker
+
+
+@pytest.mark.parametrize(("service_s", "places"), [(0.001, 8), (0.00001, 16), (0.009, 0), (1.0, 0)])
+def test_short_calls_lie_ready_behind_the_slots(service_s: float, places: int) -> None:
+    """As many as are a few milliseconds of work; calls that take their time wait for a slot that is really free."""
+    pool, _ = short(service_s)
+    taken = 0
+    while pool.take_ahead(1.0) is not None:
+        taken += 1
+    assert taken == places
+
+
+def test_a_slot_that_frees_is_taken_by_the_call_behind_it() -> None:
+    """It is not free: no sync call is sent to where another goes first, and the count comes out even."""
+    pool, _ = short()
+    share = pool.take_ahead(1.0)
+    assert share is not None
+    assert pool.release(share) is None
+    assert (share.busy, share.ahead) == (1, 0)
+    assert pool.take() is None
+    assert pool.release(share) is None
+    assert (share.busy, share.ahead) == (0, 0)
+    assert pool.take() is share
+
+
+def test_nothing_more_is_sent_ahead_of_one_who_waits_for_an_answer() -> None:
+    """A sync call waits for the few that lie there already, not for a stream of them."""
+    pool, _ = short()
+    share = pool.take_ahead(1.0)
+    assert share is not None
+    pool.wait(durable("later"), 0)
+    pool.wait(call("sync"), 0)
+    assert pool.release(share) is None
+    following = pool.release(share)
+    assert following is not None and following.invocation == "sync"
+
+
+def test_a_refused_call_gives_its_place_back() -> None:
+    """What a node did not take counts nowhere any more."""
+    pool, _ = short()
+    share = pool.take_ahead(1.0)
+    assert share is not None
+    pool.vacate(share)
+    pool.vacate(share)
+    assert (share.busy, share.ahead, pool.busy) == (0, 0, 0)
+
+
+def test_the_time_of_a_call_that_lay_ready_begins_when_the_one_before_it_is_done() -> None:
+    """Else waiting would count as working, and a short function would pass for a long one."""
+    pool, _ = short(slots=2)
+    share = pool.take_ahead(5.0)
+    assert share is not None
+    pool.service_s = None
+    pool.served_ahead(share, 4, 5.010)
+    assert pool.service_s == pytest.approx(0.005)
