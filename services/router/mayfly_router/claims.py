@@ -14,6 +14,7 @@ from mayfly_chassis.kv import Bucket
 from mayfly_proto import records, storage
 from mayfly_proto.records import IdempotencyRecord
 
+LARGEST = 5 * 1024 * 1024  # bytes of a result: a larger one, as base64 in JSON, is no message any more, and is not kept
 UNTIL_DONE = 1e12  # Unix time: the stream has the call, and somebody will run it
 
 

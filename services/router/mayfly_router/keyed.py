@@ -2,7 +2,7 @@
 
 The first one runs, and its result comes here before it goes to the caller: it is kept, then given to all who wait for
 it. Whoever owns the function by then can do that, since the claim says who was first. An error is given to them too,
-and not kept: the next call with the key runs again.
+and not kept, nor is a result that is too large for it: the next call with the key runs again.
 """
 
 import asyncio
@@ -84,7 +84,8 @@ class Keyed:
     async def _keep(self, subject: str, raw: bytes, payload: bytes) -> None:
         key = _key(subject)
         try:
-            if _ERROR_CODE in raw and errors.from_reply(raw, payload) is not None:
+            error = _ERROR_CODE in raw and errors.from_reply(raw, payload) is not None
+            if error or len(payload) > claims.LARGEST:
                 others = [] if subject in self._running else await self._waiting(key)
                 await self._claims.drop(key)
             else:

@@ -17,6 +17,7 @@ import msgspec
 from mayfly_proto import headers, records, states, storage, subjects
 from mayfly_proto.errors import CallError, ErrorDetail, ErrorType
 from mayfly_proto.records import IdempotencyRecord, Retries, VersionSpec
+from mayfly_router import claims
 from mayfly_router.delivery import Delivery
 
 PERMANENT = frozenset({ErrorType.BAD_REQUEST, ErrorType.TOO_LARGE, ErrorType.NOT_FOUND, ErrorType.LOOP})
@@ -28,11 +29,12 @@ _CLOUD_EVENT = headers.CLOUD_EVENT.encode()
 
 
 class Write(NamedTuple):
-    """A message that a stream has to take."""
+    """A message to publish: a stream has to take it, or it is just sent (to a subject of the user's own)."""
 
     subject: str
     headers: bytes
     payload: bytes
+    stored: bool = True
 
 
 class Verdict(NamedTuple):
@@ -48,6 +50,8 @@ def succeeded(delivery: Delivery, raw: bytes | None, payload: bytes, spec: Versi
         writes.append(_record(delivery, states.Invocation.SUCCEEDED, raw, payload, delivery.attempt))
     if spec is not None and (key := delivery.key_of_call):
         record = IdempotencyRecord(invocation=delivery.invocation, headers=raw, payload=payload)
+        if len(payload) > claims.LARGEST:
+            record = IdempotencyRecord(invocation=delivery.invocation)
         writes.append(_claim(key, record, spec.idempotency_ttl_s))
     if spec is not None and spec.on_success:
         content_type = headers.find(raw or b"", _CONTENT_TYPE)
@@ -177,4 +181,5 @@ def _publish(delivery: Delivery, subject: str, how: str, fields: dict[str, str],
     }
     kept = [line for line in (delivery.headers or b"").split(b"\r\n") if line.lower().startswith(_CLOUD_EVENT)]
     block = headers.block(ours)
-    return Write(subject, block[:-2] + b"".join(line + b"\r\n" for line in kept) + b"\r\n", payload)
+    stored = subject.startswith(subjects.event(""))
+    return Write(subject, block[:-2] + b"".join(line + b"\r\n" for line in kept) + b"\r\n", payload, stored)

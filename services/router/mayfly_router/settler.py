@@ -14,7 +14,7 @@ from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError
 from mayfly_router.delivery import Delivery
 from mayfly_router.orders import Background
-from mayfly_router.settle import Verdict
+from mayfly_router.settle import Verdict, Write
 
 ACK = b"+ACK"
 GIVE_BACK = b"-NAK"
@@ -48,12 +48,16 @@ class Settler:
 
     async def _store(self, delivery: Delivery, verdict: Verdict, then: Callable[[Delivery, Verdict], None]) -> None:
         try:
-            await asyncio.gather(
-                *(jetstream.publish(self._bus, w.subject, w.payload, headers=w.headers) for w in verdict.writes)
-            )
+            await asyncio.gather(*(self._write(write) for write in verdict.writes))
         except BusError as error:
             _log.warning("settle.not_stored", invocation=delivery.invocation, error=str(error))
             self.say(delivery, _NOT_STORED)
             then(delivery, Verdict([], final=True))
         else:
             self.settled(delivery, verdict, then)
+
+    async def _write(self, write: Write) -> None:
+        if write.stored:
+            await jetstream.publish(self._bus, write.subject, write.payload, headers=write.headers)
+        else:
+            self._bus.publish(write.subject, write.payload, headers=write.headers)
