@@ -39,6 +39,7 @@ class Admission:
         found: Claims,
         background: Background,
         unix: Callable[[], float],
+        limit: int,
     ) -> None:
         self._state = state
         self._durable = durable
@@ -46,6 +47,7 @@ class Admission:
         self._claims = found
         self._background = background
         self._unix = unix
+        self._limit = limit  # bytes of a payload and its headers that a node can be sent
 
     def admit(self, function: Function, delivery: Delivery, now: float) -> None:
         """A delivery has come."""
@@ -54,7 +56,7 @@ class Admission:
             self._durable.give_back(delivery)
         elif source.early is not None:
             source.early[delivery.sequence] = delivery
-        elif raw is None and not source.is_object and delivery.redelivered < REDELIVERIES:
+        elif raw is None and not source.is_foreign and delivery.redelivered < REDELIVERIES:
             self._durable.line_up(function, delivery, now)
         else:
             self._look_closer(function, function.current.spec, delivery, raw or b"", now)
@@ -64,6 +66,8 @@ class Admission:
         if delivery.redelivered > spec.retries.attempts + REDELIVERIES:
             vain = f"it was delivered {delivery.redelivered} times in vain"
             self._durable.refuse(delivery, ErrorType.NODE_LOST, vain)
+        elif source.is_foreign and len(delivery.payload) + len(raw) > self._limit:
+            self._too_large(delivery, len(raw))
         elif source.is_object and _is_deletion(delivery.payload):
             self._durable.conclude(delivery, Verdict([]))
         elif source.is_due and (tick := timing.tick(raw)) is not None:
@@ -79,6 +83,13 @@ class Admission:
             self._background(f"claim {delivery.invocation}", self._claim(function, delivery))
         else:
             self._durable.line_up(function, delivery, now)
+
+    def _too_large(self, delivery: Delivery, headers_size: int) -> None:
+        """A stream of the user's takes more than a call can carry, or a dead letter."""
+        size, where = len(delivery.payload), f"message {delivery.sequence} of stream {delivery.source.stream}"
+        delivery.payload, delivery.headers = b"", None
+        told = f"{size} bytes, and {headers_size} of headers, are more than a call may carry: they are {where}"
+        self._durable.refuse(delivery, ErrorType.TOO_LARGE, told)
 
     def _put_off(self, delivery: Delivery, raw: bytes) -> bool:
         """Whether it is not for now."""

@@ -73,7 +73,9 @@ class Router:
             jitter=secrets.SystemRandom().random,
             pull=lambda source: self._intake.pull(source),
         )
-        admission = Admission(self.state, self._durable, stored, found, chassis.background, time.time)
+        admission = Admission(
+            self.state, self._durable, stored, found, chassis.background, time.time, bus.payload_limit
+        )
         self._intake = Intake(bus, self.state, admission.admit, admission.opened, soon)
         cancel = Cancel(bus, self._durable, chassis.background)
         self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background, self._durable.adopt)
