@@ -3,7 +3,7 @@
 On the wire to the instance a batch is a msgpack array of ``[id, subject, headers, attempt, payload]``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -40,6 +40,13 @@ class Gathering:
     def take(self) -> list[Delivery]:
         taken, self._items, self._bytes = self._items, [], 0
         return taken
+
+    def remove(self, delivery: Delivery) -> None:
+        self._items.remove(delivery)
+        self._bytes -= _size(delivery)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return iter(self._items)
 
     def __len__(self) -> int:
         return len(self._items)

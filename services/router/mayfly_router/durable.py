@@ -9,6 +9,7 @@ An outcome that does not come is noticed: a call that left its slot some time ag
 """
 
 from collections.abc import Callable
+from itertools import chain
 
 import structlog
 
@@ -197,20 +198,36 @@ class Durable:
     # taking back
 
     def waiting(self, function: Function, invocation: str) -> Delivery | None:
-        """The delivery of that id, if it waits for a slot. Raises `Started` when it has one."""
+        """The delivery of that id, if it waits here: for a slot, its turn, its time, or a full batch. Raises `Started`
+        when it has a slot."""
+        name = function.name
         for call in self._running.values():
             for delivery in call.deliveries:
-                if delivery.invocation == invocation and delivery.source.function == function.name:
-                    if call.share is not None or call.left or call.gathered:
+                if delivery.invocation == invocation and delivery.source.function == name:
+                    if call.share is not None or call.left or call.adopted:
                         raise Started(invocation)
                     return delivery
-        return None
+        gathered = self._gatherings.get(name, ())
+        in_line = lanes.waiting() if (lanes := self._lanes.get(name)) else ()
+        again = (delivery for _, delivery in self._again if delivery.source.function == name)
+        return next((d for d in chain(gathered, in_line, again) if d.invocation == invocation), None)
 
     def cancel(self, function: Function, delivery: Delivery) -> None:
-        """One that waits for a slot is not to have it."""
-        call = self._running.pop(delivery.settle.encode())
-        for pool in function.pools.values():
-            pool.remove(call)
+        """One that waits is not to run."""
+        name = function.name
+        call = next((call for call in self._running.values() if delivery in call.deliveries), None)
+        if call is not None:
+            del self._running[call.reply.encode()]
+            for pool in function.pools.values():
+                pool.remove(call)
+            if rest := [other for other in call.deliveries if other is not delivery]:
+                self._run_batch(function, rest, self._state.clock())
+        elif delivery in self._gatherings.get(name, ()):
+            self._gatherings[name].remove(delivery)
+        elif (lanes := self._lanes.get(name)) and delivery in lanes.waiting():
+            lanes.remove(delivery)
+        else:
+            self._again = [entry for entry in self._again if entry[1] is not delivery]
         self.conclude(delivery, settle.cancelled(delivery))
 
     def give_back(self, delivery: Delivery) -> None:
