@@ -127,10 +127,18 @@ class Durable:
         for delivery in call.deliveries:
             if error is not None:
                 self._settle_failure(delivery, error)
+            elif not call.gathered and self._names_unknown(delivery, payload):
+                self.give_back(delivery)
             elif delivery in bad:
                 self.refuse(delivery, ErrorType.FUNCTION_ERROR, "the batch's result names it as failed")
             else:
                 self._settle_success(delivery, raw, payload)
+
+    def _names_unknown(self, delivery: Delivery, payload: bytes) -> bool:
+        """A batch that another router put together, of which the first one's numbers are all that is known here, and
+        its result names some as failed: that one comes again, as the others do when their leases are over."""
+        spec = _spec(self._state.functions.get(delivery.source.function))
+        return spec is not None and spec.batch is not None and batching.names_failures(payload)
 
     def adopt(self, call: Call) -> None:
         """It runs by another router's order: from now on it is settled here."""
