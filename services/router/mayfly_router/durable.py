@@ -65,6 +65,7 @@ class Durable:
         self._running: dict[bytes, Call] = {}  # by settle subject: handed to dispatch, not settled
         self._lanes: dict[str, Lanes] = {}
         self._gatherings: dict[str, Gathering] = {}
+        self.at_the_door: set[Delivery] = set()  # they wait for the result of the first call with their key
         self._again: list[tuple[float, Delivery]] = []  # in the order of a key: when it is to run again
 
     # to a slot
@@ -217,12 +218,14 @@ class Durable:
                     return delivery
         gathered = self._gatherings.get(name, ())
         in_line = lanes.waiting() if (lanes := self._lanes.get(name)) else ()
-        again = (delivery for _, delivery in self._again if delivery.source.function == name)
-        return next((d for d in chain(gathered, in_line, again) if d.invocation == invocation), None)
+        others = chain(self.at_the_door, (delivery for _, delivery in self._again))
+        ours = (delivery for delivery in others if delivery.source.function == name)
+        return next((d for d in chain(gathered, in_line, ours) if d.invocation == invocation), None)
 
     def cancel(self, function: Function, delivery: Delivery) -> None:
         """One that waits is not to run."""
         name = function.name
+        spec = None if delivery in self.at_the_door else _spec(function)
         call = next((call for call in self._running.values() if delivery in call.deliveries), None)
         if call is not None:
             del self._running[call.reply.encode()]
@@ -235,8 +238,9 @@ class Durable:
         elif (lanes := self._lanes.get(name)) and delivery in lanes.waiting():
             lanes.remove(delivery)
         else:
+            self.at_the_door.discard(delivery)
             self._again = [entry for entry in self._again if entry[1] is not delivery]
-        self.conclude(delivery, settle.cancelled(delivery))
+        self.conclude(delivery, settle.cancelled(delivery, spec))
 
     def give_back(self, delivery: Delivery) -> None:
         """The stream has it, and gives it to whoever is to have it."""
