@@ -134,6 +134,42 @@ async def test_a_retry_that_waits_is_taken_back(platform: Platform) -> None:
             assert [run.event for run in seen.of(name)] == ["raises", "following"]
 
 
+async def test_a_key_is_free_when_its_call_is_taken_back(platform: Platform) -> None:
+    """Be it before its first attempt or between two: the next with the key runs. One that only waits for the first
+    one's result takes nothing with it."""
+    async with witness() as seen, outside.client(platform.nats) as connection:
+        free = asyncio.Event()
+
+        async def works(run: Run) -> Word:
+            await asyncio.sleep(0.3)  # the work: short calls are handed to an instance ahead of their turn
+            if run.event == "busy":
+                await free.wait()
+            return RAISE if run.event == "raises" else WELL
+
+        seen.script("del-freed", works)
+        retries = {"attempts": 9, "backoff": 60, "max_backoff": 60}
+        seen.deploy(platform, "del-freed", max_instances=1, retries=retries)
+        raises = await durable(connection, "del-freed", "raises", idempotency_key="retried")
+        await outside.until(lambda: outcome(platform, raises)["state"] == "retrying")
+        assert await cancelled(platform, raises) == 200
+        busy = await durable(connection, "del-freed", "busy", idempotency_key="busy")
+        await seen.until(lambda: seen.running("del-freed"))
+        waits = await durable(connection, "del-freed", "waits", idempotency_key="waits")
+        listens = await durable(connection, "del-freed", "listens", idempotency_key="busy")
+        async with outside.client(platform.nats, user=platform.user, password=platform.password) as operator:
+            while (await operator.jetstream().consumer_info("ASYNC", "del-freed")).num_pending:
+                await asyncio.sleep(0.02)
+        for identity in (waits, listens):
+            assert await cancelled(platform, identity) == 200
+        free.set()
+        for key in ("busy", "waits", "retried"):
+            again = await durable(connection, "del-freed", f"again {key}", idempotency_key=key)
+            assert (await asyncio.to_thread(outcome, platform, again, 20))["state"] == "succeeded"
+        states = [outcome(platform, identity)["state"] for identity in (raises, busy, waits, listens)]
+        assert states == ["cancelled", "succeeded", "cancelled", "cancelled"]
+        assert [run.event for run in seen.runs] == ["raises", "busy", "again waits", "again retried"]
+
+
 async def test_a_paused_function_misses_nothing(platform: Platform) -> None:
     """No event runs while it is paused, those that wait for a sync call go on, and after it all events are there."""
     async with witness() as seen, outside.client(platform.nats) as connection:

@@ -132,7 +132,7 @@ class Witness:
             await asyncio.wait((gone,))
             gone.exception()
             run.ended = time.monotonic()
-        except (ConnectionError, ValueError):  # it was killed
+        except (ConnectionError, ValueError, asyncio.CancelledError):  # it was killed, or the test is over
             pass
         finally:
             writer.close()
