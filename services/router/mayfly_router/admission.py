@@ -126,19 +126,22 @@ class Admission:
     async def _claim(self, function: Function, delivery: Delivery) -> None:
         """A durable call with an idempotency key: if it is not the first, it gets the first one's result."""
         spec = function.current.spec if function.current is not None else None
-        assert delivery.key_of_call is not None
+        key, door = delivery.key_of_call, self._durable.at_the_door
+        assert key is not None
         try:
             while spec is not None and not function.left:
-                found = await self._claims.claim(
-                    delivery.key_of_call, delivery.invocation, ttl_s=spec.idempotency_ttl_s
-                )
+                found = await self._claims.claim(key, delivery.invocation, ttl_s=spec.idempotency_ttl_s)
                 if found is None:
                     self._durable.line_up(function, delivery, self._state.clock())
                     return
                 if found.headers is not None:
                     self._durable.conclude(delivery, settle.repeated(delivery, found.headers, found.payload))
                     return
+                door.add(delivery)
                 await asyncio.sleep(POLL_S)
+                if delivery not in door:
+                    return  # it was taken back
+                door.discard(delivery)
         except BusError as error:
             _log.warning("key.unclaimed", invocation=delivery.invocation, error=str(error))
         self._durable.give_back(delivery)

@@ -10,7 +10,8 @@ import structlog
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, JetStreamError
-from mayfly_proto import storage, subjects
+from mayfly_chassis.jetstream import Stored
+from mayfly_proto import headers, storage, subjects
 from mayfly_router import settle
 from mayfly_router.delivery import Delivery
 from mayfly_router.durable import Durable, Started
@@ -53,9 +54,10 @@ class Cancel:
     async def _cancel(self, function: Function, invocation: str) -> Answer:
         if self._take_back(function, invocation):
             return Answer(True)
-        if await self._unschedule(function.name, invocation) or await self._remove(invocation):
+        scheduled = await self._unschedule(function.name, invocation)
+        if scheduled is not None or await self._remove(invocation):
             if not self._take_back(function, invocation):  # else it had come here meanwhile
-                await self._record(function.name, invocation)
+                await self._record(function, invocation, scheduled)
             return Answer(True)
         return Answer(False, f"{invocation} is over, or there is no such call")
 
@@ -65,10 +67,12 @@ class Cancel:
             self._durable.cancel(function, delivery)
         return delivery is not None
 
-    async def _unschedule(self, function: str, invocation: str) -> bool:
-        request = {"filter": subjects.schedule(function, invocation)}
-        answer = await jetstream.api(self._bus, subjects.stream_purge(storage.SCHEDULES), request)
-        return bool(answer.get("purged"))
+    async def _unschedule(self, function: str, invocation: str) -> Stored | None:
+        """What it was, if it waited for its time."""
+        subject = subjects.schedule(function, invocation)
+        found = (await jetstream.newest(self._bus, storage.SCHEDULES, [subject])).get(subject)
+        answer = await jetstream.api(self._bus, subjects.stream_purge(storage.SCHEDULES), {"filter": subject})
+        return found if answer.get("purged") else None
 
     async def _remove(self, invocation: str) -> bool:
         letter, number = invocation[:1], invocation[1:]
@@ -83,10 +87,14 @@ class Cancel:
             raise
         return bool(answer.get("success"))
 
-    async def _record(self, function: str, invocation: str) -> None:
-        """Its last word."""
+    async def _record(self, function: Function, invocation: str, scheduled: Stored | None) -> None:
+        """Its last word. One that has been tried has a claim to its key; the next one with that is the first now."""
         sequence = int(invocation[1:]) if invocation[1:].isdigit() else 0
-        delivery = Delivery(Source(function, storage.ASYNC, ""), b"", 0, sequence, 0.0)
+        delivery = Delivery(Source(function.name, storage.ASYNC, ""), b"", 0, sequence, 0.0)
         delivery.invocation = invocation
-        for write in settle.cancelled(delivery).writes:
+        if scheduled is not None and scheduled.headers:
+            delivery.headers = scheduled.headers
+            delivery.attempt = int(headers.find(scheduled.headers, headers.ATTEMPT.encode()) or 1)
+        spec = function.current.spec if function.current is not None and delivery.attempt > 1 else None
+        for write in settle.cancelled(delivery, spec).writes:
             await jetstream.publish(self._bus, write.subject, write.payload, headers=write.headers)

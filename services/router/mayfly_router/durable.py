@@ -9,6 +9,7 @@ An outcome that does not come is noticed: a call that left its slot some time ag
 """
 
 from collections.abc import Callable
+from itertools import chain
 
 import structlog
 
@@ -64,6 +65,7 @@ class Durable:
         self._running: dict[bytes, Call] = {}  # by settle subject: handed to dispatch, not settled
         self._lanes: dict[str, Lanes] = {}
         self._gatherings: dict[str, Gathering] = {}
+        self.at_the_door: set[Delivery] = set()  # they wait for the result of the first call with their key
         self._again: list[tuple[float, Delivery]] = []  # in the order of a key: when it is to run again
 
     # to a slot
@@ -126,10 +128,18 @@ class Durable:
         for delivery in call.deliveries:
             if error is not None:
                 self._settle_failure(delivery, error)
+            elif not call.gathered and self._names_unknown(delivery, payload):
+                self.give_back(delivery)
             elif delivery in bad:
                 self.refuse(delivery, ErrorType.FUNCTION_ERROR, "the batch's result names it as failed")
             else:
                 self._settle_success(delivery, raw, payload)
+
+    def _names_unknown(self, delivery: Delivery, payload: bytes) -> bool:
+        """A batch that another router put together, of which the first one's numbers are all that is known here, and
+        its result names some as failed: that one comes again, as the others do when their leases are over."""
+        spec = _spec(self._state.functions.get(delivery.source.function))
+        return spec is not None and spec.batch is not None and batching.names_failures(payload)
 
     def adopt(self, call: Call) -> None:
         """It runs by another router's order: from now on it is settled here."""
@@ -197,21 +207,40 @@ class Durable:
     # taking back
 
     def waiting(self, function: Function, invocation: str) -> Delivery | None:
-        """The delivery of that id, if it waits for a slot. Raises `Started` when it has one."""
+        """The delivery of that id, if it waits here: for a slot, its turn, its time, or a full batch. Raises `Started`
+        when it has a slot."""
+        name = function.name
         for call in self._running.values():
             for delivery in call.deliveries:
-                if delivery.invocation == invocation and delivery.source.function == function.name:
-                    if call.share is not None or call.left or call.gathered:
+                if delivery.invocation == invocation and delivery.source.function == name:
+                    if call.share is not None or call.left or call.adopted:
                         raise Started(invocation)
                     return delivery
-        return None
+        gathered = self._gatherings.get(name, ())
+        in_line = lanes.waiting() if (lanes := self._lanes.get(name)) else ()
+        others = chain(self.at_the_door, (delivery for _, delivery in self._again))
+        ours = (delivery for delivery in others if delivery.source.function == name)
+        return next((d for d in chain(gathered, in_line, ours) if d.invocation == invocation), None)
 
     def cancel(self, function: Function, delivery: Delivery) -> None:
-        """One that waits for a slot is not to have it."""
-        call = self._running.pop(delivery.settle.encode())
-        for pool in function.pools.values():
-            pool.remove(call)
-        self.conclude(delivery, settle.cancelled(delivery))
+        """One that waits is not to run."""
+        name = function.name
+        spec = None if delivery in self.at_the_door else _spec(function)
+        call = next((call for call in self._running.values() if delivery in call.deliveries), None)
+        if call is not None:
+            del self._running[call.reply.encode()]
+            for pool in function.pools.values():
+                pool.remove(call)
+            if rest := [other for other in call.deliveries if other is not delivery]:
+                self._run_batch(function, rest, self._state.clock())
+        elif delivery in self._gatherings.get(name, ()):
+            self._gatherings[name].remove(delivery)
+        elif (lanes := self._lanes.get(name)) and delivery in lanes.waiting():
+            lanes.remove(delivery)
+        else:
+            self.at_the_door.discard(delivery)
+            self._again = [entry for entry in self._again if entry[1] is not delivery]
+        self.conclude(delivery, settle.cancelled(delivery, spec))
 
     def give_back(self, delivery: Delivery) -> None:
         """The stream has it, and gives it to whoever is to have it."""

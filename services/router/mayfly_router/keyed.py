@@ -86,10 +86,10 @@ class Keyed:
         try:
             error = _ERROR_CODE in raw and errors.from_reply(raw, payload) is not None
             if error or len(payload) > claims.LARGEST:
-                others = [] if subject in self._running else await self._waiting(key)
+                others = await self._waiting(key)
                 await self._claims.drop(key)
             else:
-                others = [] if subject in self._running else await self._waiting(key)
+                others = await self._waiting(key)
                 name = subject.removeprefix(subjects.KEYED_PREFIX).rpartition(".")[0]
                 ttl_s = _ttl_s(self._state.functions.get(name))
                 await self._claims.keep(key, IdempotencyRecord(invocation="", headers=raw, payload=payload), ttl_s)
@@ -99,12 +99,12 @@ class Keyed:
         self._tell(subject, raw, payload, others)
 
     async def _waiting(self, key: str) -> list[str]:
-        """Whose call it was, by the claim: another router has begun with it."""
+        """Whose call it was, by the claim: another router may have begun with it."""
         found = await self._claims.read(key)
         return found.replies if found is not None and found.headers is None else []
 
     def _tell(self, subject: str, raw: bytes, payload: bytes, others: list[str] | None = None) -> None:
-        for reply in self._running.pop(subject, []) or others or []:
+        for reply in dict.fromkeys([*self._running.pop(subject, []), *(others or [])]):
             with suppress(BusError):
                 if reply:
                     self._bus.publish(reply, payload, headers=raw)

@@ -92,8 +92,12 @@ def later(delivery: Delivery, at: float) -> Verdict:
     return Verdict([again_at(delivery, at, 1), record], final=False)
 
 
-def cancelled(delivery: Delivery) -> Verdict:
-    return Verdict([_record(delivery, states.Invocation.CANCELLED, None, b"", delivery.attempt - 1)])
+def cancelled(delivery: Delivery, spec: VersionSpec | None) -> Verdict:
+    """``spec`` None: it has no claim to its key."""
+    writes = [_record(delivery, states.Invocation.CANCELLED, None, b"", delivery.attempt - 1)]
+    if spec is not None and (key := delivery.key_of_call):
+        writes.append(_claim(key, IdempotencyRecord(invocation=delivery.invocation), spec.idempotency_ttl_s))
+    return Verdict(writes)
 
 
 def backoff_s(retries: Retries, attempt: int, jitter: float) -> float:
