@@ -165,3 +165,17 @@ async def test_many_subjects_are_read_in_part(bus: Bus, connect: Connect) -> Non
     for subject in heavy:
         await jetstream.publish(operator, subject, bytes(3 << 20))
     assert (await jetstream.newest(bus, storage.ASYNC, heavy)).keys() == set(heavy)
+
+
+async def test_what_is_due_is_taken_from_a_function_that_comes_meanwhile(bus: Bus, connect: Connect) -> None:
+    """What nobody is to run goes when it is old; what is fresh may be that of a function deployed a moment ago."""
+    operator = await connect("operator")
+    for name in ("hello", "gone"):
+        await jetstream.publish(operator, subjects.due(name), name.encode())
+    await deploy(bus, spec())
+    upkeep = Upkeep(bus, Store(bus), Wiring(bus))
+    now = datetime.now(UTC)
+    await upkeep.consumers_and_schedules(now - timedelta(minutes=5))
+    assert await left(bus, storage.SCHEDULES) == [b"hello", b"gone"]
+    await upkeep.consumers_and_schedules(now + timedelta(minutes=5))
+    assert await left(bus, storage.SCHEDULES) == [b"hello"]

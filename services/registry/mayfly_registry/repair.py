@@ -102,8 +102,8 @@ def stray_schedules(found: Iterable[str], wishes: Wishes) -> list[str]:
 
 
 def stray_due(found: Iterable[str], wishes: Wishes) -> list[str]:
-    """Subjects of what is due for functions that are gone."""
-    return sorted(set(found) - {subjects.due(function) for function in wishes.functions})
+    """The functions that something is due for, by its subject, and that are gone."""
+    return sorted({subject.removeprefix(subjects.due("")) for subject in found} - set(wishes.functions))
 
 
 def _function(schedule: str) -> str:

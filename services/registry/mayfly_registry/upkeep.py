@@ -95,11 +95,17 @@ class Upkeep:
                 await self._wiring.purge(subject)
                 _log.info("schedule.removed", subject=subject)
         due = await jetstream.counts(self._bus, storage.SCHEDULES, subjects.ALL_DUE)
-        for subject in repair.stray_due(due, wishes):
-            await self._wiring.purge(subject)
-            _log.info("due.removed", subject=subject)
+        for function in repair.stray_due(due, wishes):
+            await self._remove_due(function, young)
         late = {schedule.function for schedule in await self._wiring.differing(wishes.schedules.values())}
         await _each(lambda function: self._schedule(function, young), sorted(late))
+
+    async def _remove_due(self, function: str, young: datetime) -> None:
+        """What is due for a function that is gone, and is old: one that was deployed meanwhile keeps what is its own."""
+        newest = await jetstream.last(self._bus, storage.SCHEDULES, subjects.due(function))
+        if newest is not None and newest.time < young and not await self._store.exists(function):
+            await self._wiring.purge(subjects.due(function), up_to=newest.sequence)
+            _log.info("due.removed", function=function)
 
     async def _schedule(self, function: str, young: datetime) -> None:
         fresh = await self._wishes_of(function, young)  # it may have been deployed since

@@ -74,9 +74,10 @@ class Wiring:
     async def find_schedules(self, schedule_subjects: Iterable[str]) -> dict[str, Stored]:
         return await jetstream.newest(self._bus, storage.SCHEDULES, list(schedule_subjects))
 
-    async def purge(self, filter_subject: str) -> None:
-        """From the stream of schedules."""
-        await jetstream.api(self._bus, subjects.stream_purge(storage.SCHEDULES), {"filter": filter_subject})
+    async def purge(self, filter_subject: str, *, up_to: int | None = None) -> None:
+        """From the stream of schedules; ``up_to``: that sequence, and what is before it."""
+        request = {"filter": filter_subject} | ({} if up_to is None else {"seq": up_to + 1})
+        await jetstream.api(self._bus, subjects.stream_purge(storage.SCHEDULES), request)
 
 
 def _same(stored: Stored, schedule: Schedule) -> bool:
