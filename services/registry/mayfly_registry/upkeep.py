@@ -101,7 +101,7 @@ class Upkeep:
         await _each(lambda function: self._schedule(function, young), sorted(late))
 
     async def _remove_due(self, function: str, young: datetime) -> None:
-        """What is due for a function that is gone, and is old: one that was deployed meanwhile keeps what is its own."""
+        """What is due for a function that is gone, and is old: one deployed meanwhile keeps what is its own."""
         newest = await jetstream.last(self._bus, storage.SCHEDULES, subjects.due(function))
         if newest is not None and newest.time < young and not await self._store.exists(function):
             await self._wiring.purge(subjects.due(function), up_to=newest.sequence)
