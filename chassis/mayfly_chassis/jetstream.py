@@ -234,4 +234,4 @@ def stored(raw: bytes, payload: bytes) -> Stored:
     subject, sequence = headers.find_last(raw, b"Nats-Subject"), headers.find_last(raw, b"Nats-Sequence")
     if subject is None or sequence is None:
         raise JetStreamError(f"not a stored message: {raw[:200]!r}")
-    return Stored(subject.decode(), int(sequence), raw, payload)
+    return Stored(subject.decode("utf-8", "replace"), int(sequence), raw, payload)  # the server takes any bytes

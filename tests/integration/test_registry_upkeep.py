@@ -165,3 +165,16 @@ async def test_many_subjects_are_read_in_part(bus: Bus, connect: Connect) -> Non
     for subject in heavy:
         await jetstream.publish(operator, subject, bytes(3 << 20))
     assert (await jetstream.newest(bus, storage.ASYNC, heavy)).keys() == set(heavy)
+
+
+async def test_a_subject_that_is_no_text_stops_nothing(bus: Bus, connect: Connect) -> None:
+    """The server takes any bytes for a subject, from anybody: calls to other names are swept, events are looked at."""
+    client = await connect("client")
+    for odd in (b"async.\x01x", "async.a\u200b".encode(), b"async.\xff", b"event.orders.\xff\xfe"):
+        await client.request(odd, b"odd")
+    await client.request(subjects.async_call("helo"), b"lost")
+    await deploy(bus, spec({"event": "orders.>"}))
+    store = Store(bus)
+    await UnknownCalls(bus, store).sweep(NOW)
+    await Upkeep(bus, store, Wiring(bus)).events(NOW, 3600)
+    assert await jetstream.last(bus, storage.DLQ, subjects.dead_letter("helo")) is not None
