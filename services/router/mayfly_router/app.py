@@ -95,7 +95,11 @@ class Router:
         self._nodes = Mirror(bus, storage.NODES, self._fleet.on_lease)
         self._routes = Mirror(bus, storage.ROUTES, self._fleet.on_route)
         self._dispatch.attach(
-            act=self._orders.act, divert=self._handovers.divert, stale=self._refused_by, keyed=self._keyed.enter
+            act=self._orders.act,
+            divert=self._handovers.divert,
+            stale=self._refused_by,
+            keyed=self._keyed.enter,
+            again=self._durable.run_again,
         )
 
     async def start(self) -> None:

@@ -52,11 +52,12 @@ class Dispatch:
         divert: Callable[[Call, str], None],
         stale: Callable[[Node], None],
         keyed: Callable[[Function, Call, bytes], None],
+        again: Callable[[Call], None],
     ) -> None:
         """``act`` carries a plan out; ``divert(call, function)`` finds the way of a call whose function is not ours;
         ``stale`` hears that a node takes another router for the owner; ``keyed(function, call, key)`` takes a call with
-        an idempotency key."""
-        self._act, self._divert, self._stale, self._keyed = act, divert, stale, keyed
+        an idempotency key; ``again(call)`` has a durable call run that was adopted, and comes back."""
+        self._act, self._divert, self._stale, self._keyed, self._again = act, divert, stale, keyed, again
 
     # the warm path
 
@@ -257,7 +258,10 @@ class Dispatch:
             share = call.share
             share.pool.close(share)
             share.pool.vacate(share)
-            calls.append(call)
+            if call.adopted:
+                self._again(call)  # its payload is not here
+            else:
+                calls.append(call)
             if reason == Refusal.STALE:
                 self._stale(node)
         self.requeue(calls, now)

@@ -100,6 +100,13 @@ class Durable:
         call.deliveries = (delivery,)
         self._hand_over(function, call, now)
 
+    def _run_fetched(self, function: Function, delivery: Delivery, now: float) -> None:
+        """One of an order, that another router may have begun with."""
+        if delivery.whole:
+            self._run(function, delivery, now)
+        else:
+            self._stored.fetch(delivery, lambda: self._run(function, delivery, now))
+
     def _run_batch(self, function: Function, batch: list[Delivery], now: float) -> None:
         block, payload = batching.pack(batch)
         call = Call(batch[0].invocation, batch[0].settle, block, payload, now, attempt=batch[0].attempt)
@@ -224,6 +231,18 @@ class Durable:
         for delivery in call.deliveries:
             self.give_back(delivery)
 
+    def run_again(self, call: Call) -> None:
+        """It has not begun, or nobody knows how it ended. In an order it runs again from here, for what follows it is
+        here as well; else the stream gives it again."""
+        self._running.pop(call.reply.encode(), None)
+        for delivery in call.deliveries:
+            spec = _spec(self._state.functions.get(delivery.source.function))
+            if spec is not None and spec.ordered and delivery.source.held.get(delivery.sequence) is delivery:
+                self._again.append((self._state.clock(), delivery))
+            else:
+                self._settler.say(delivery, GIVE_BACK)
+                self._forget(delivery)
+
     def reline(self, function: Function, before: VersionSpec) -> None:
         """Another version is current. If it wants its events in another form, those that wait come again in that."""
         spec = _spec(function)
@@ -266,17 +285,14 @@ class Durable:
         self._again = [entry for entry in self._again if entry[0] > now]
         for delivery in due:
             if function := self._state.functions.get(delivery.source.function):
-                self._run(function, delivery, now)
+                self._run_fetched(function, delivery, now)
 
     def extend(self, now: float) -> None:
         """Keep what is held; give back that whose outcome was lost."""
-        for subject, call in list(self._running.items()):
+        for call in list(self._running.values()):
             if call.left and now - call.left > OUTCOME_S:
-                del self._running[subject]
                 _log.warning("outcome.lost", invocation=call.invocation)
-                for delivery in call.deliveries:
-                    self._settler.say(delivery, GIVE_BACK)
-                    self._forget(delivery)
+                self.run_again(call)
         for function in self._state.functions.values():
             for source in function.sources:
                 for delivery in source.held.values():

@@ -13,33 +13,35 @@ class Lanes:
 
     def __init__(self, ordered: str) -> None:
         self.ordered = ordered
+        self._under_way: dict[str, Delivery] = {}
         self._waiting: dict[str, deque[Delivery]] = {}
 
     def enter(self, delivery: Delivery) -> bool:
         """Whether it may run now; if not, `leave` hands it out in its turn."""
         delivery.key = key(self.ordered, delivery)
-        lane = self._waiting.get(delivery.key)
-        if lane is None:
-            self._waiting[delivery.key] = deque()
+        if self._under_way.setdefault(delivery.key, delivery) is delivery:
             return True
-        lane.append(delivery)
+        self._waiting.setdefault(delivery.key, deque()).append(delivery)
         return False
 
     def recall(self, delivery: Delivery) -> None:
         """One that runs by another router's order: those of its key wait for it."""
         delivery.key = key(self.ordered, delivery)
-        self._waiting.setdefault(delivery.key, deque())
+        self._under_way.setdefault(delivery.key, delivery)
 
     def leave(self, delivery: Delivery) -> Delivery | None:
-        """It is settled for good. Returns the next one of its key."""
-        lane = self._waiting.get(delivery.key)
-        if lane:
-            return lane.popleft()
-        self._waiting.pop(delivery.key, None)
-        return None
-
-    def clear(self) -> None:
-        self._waiting.clear()
+        """It is settled for good. Returns the next one of its key; none if it was not this one's turn."""
+        key, lane = delivery.key, self._waiting.get(delivery.key)
+        if self._under_way.get(key) is not delivery:
+            if lane and delivery in lane:
+                lane.remove(delivery)
+            return None
+        if not lane:
+            del self._under_way[key]
+            self._waiting.pop(key, None)
+            return None
+        following = self._under_way[key] = lane.popleft()
+        return following
 
 
 def key(ordered: str, delivery: Delivery) -> str:
