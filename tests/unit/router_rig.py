@@ -1,4 +1,4 @@
-"""The durable half of a router on a wire that a test holds in its hands: what comes, what goes, and what the streams say.
+"""The durable half of a router on a wire that a test holds in its hands: what comes, what goes, what streams say.
 
 The parts are the real ones. What lies outside is not: NATS (`Wire`), the clock, and one worker node with slots.
 """
@@ -30,7 +30,14 @@ _invoke = codec.Unpacker(messages.Invoke)
 
 def spec(**fields: Any) -> VersionSpec:
     package = Package(sha256="0", size=1, format="py", filename="f.py")
-    given = {"name": "f", "version": 1, "runtime": "python", "handler": "f:f", "package": package, "created": ""}
+    given: dict[str, Any] = {
+        "name": "f",
+        "version": 1,
+        "runtime": "python",
+        "handler": "f:f",
+        "package": package,
+        "created": "",
+    }
     return VersionSpec(**(given | {"triggers": [records.Trigger(event="a.>", number=1)]} | fields))
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from mayfly_proto import headers, messages
+from mayfly_proto import headers
 from mayfly_proto.errors import CallError, ErrorType
+from mayfly_proto.records import Batch
 from mayfly_router.call import Call
 from tests.unit.router_rig import Rig
 
@@ -79,3 +80,66 @@ async def test_what_never_had_its_turn_does_not_end_it(rig: Rig) -> None:
     await rig.rest()
     assert "9 +ACK" in rig.wire.words()
     assert [payload for _, payload in rig.wire.invokes()] == [b"7"]
+
+
+def leave(rig: Rig) -> None:
+    """The function goes to another router; for a moment outcomes still come here."""
+    rig.state.leaving["f"] = rig.state.functions.pop("f")
+    for call in rig.function.leave():
+        rig.durable.give_back_call(call)
+    rig.durable.release(rig.function)
+
+
+async def test_an_outcome_at_a_router_that_is_about_to_let_go_is_settled_like_any_other(rig: Rig) -> None:
+    """A first failure is tried again, and a success goes to its destination: it was a dead letter, and nowhere."""
+    await rig.deploy(slots=2, on_success="event.done")
+    rig.deliver(7, b"7")
+    rig.deliver(8, b"8")
+    leave(rig)
+    rig.wire.streams |= {("EVENTS", 7): ("event.a.b", b"7"), ("EVENTS", 8): ("event.a.b", b"8")}
+    first, second = (invoke for invoke, _ in rig.wire.invokes())
+    rig.outcome(first, error=BOOM)
+    rig.outcome(second, b"done")
+    await rig.rest()
+    assert sorted(subject for subject, _, _ in rig.wire.stored) == ["event.done", "mayfly.schedule.f.E7"]
+
+
+@pytest.mark.parametrize(("named", "settled"), [("E7", "mayfly.schedule.f.E7"), ("E8", "mayfly.schedule.f.E7")])
+async def test_what_a_batch_names_as_failed_is_not_acknowledged_by_a_stranger(
+    rig: Rig, named: str, settled: str
+) -> None:
+    """A router that has not sent the batch knows the first of it alone, and whether that failed from the result."""
+    await rig.deploy(batch=Batch(size=2, window_s=1))
+    rig.wire.streams["EVENTS", 7] = ("event.a.b", b"7")
+    reply = b"mayfly.settle.f.EVENTS.f_1.1.7.1.1.0"
+    rig.durable.on_outcome(reply, b"", None, b'{"batchItemFailures":[{"itemIdentifier":"%b"}]}' % named.encode())
+    await rig.rest()
+    assert [subject for subject, _, _ in rig.wire.stored] == [settled]
+
+
+async def test_the_lease_of_an_adopted_call_is_extended_at_once(rig: Rig) -> None:
+    """The router that had it may have died three seconds after it did so last."""
+    await rig.deploy()
+    adopted(rig, 7)
+    rig.durable.extend(rig.now)
+    assert rig.wire.words() == ["7 +WPI"]
+
+
+@pytest.mark.parametrize("payload", [b'{"batchItemFailures":["\xff"]}', b'{"batchItemFailures":[],"x":' + b"[" * 9999])
+async def test_a_result_that_cannot_be_read_fails_the_whole_batch(rig: Rig, payload: bytes) -> None:
+    """Bytes that are no text, brackets without end: none of its events is forgotten."""
+    await rig.deploy(batch=Batch(size=2, window_s=1))
+    rig.deliver(7)
+    rig.deliver(8)
+    rig.outcome(rig.wire.invokes()[0][0], payload)
+    await rig.rest()
+    assert {subject for subject, _, _ in rig.wire.stored} == {"mayfly.schedule.f.E7", "mayfly.schedule.f.E8"}
+
+
+async def test_a_subject_of_any_bytes_is_an_event_like_any_other(rig: Rig) -> None:
+    """The server stores it from anybody; it must not lie here for ever, and take a place in the window."""
+    await rig.deploy()
+    rig.deliver(7, subject=b"event.a.\xff\xfe")
+    rig.outcome(rig.wire.invokes()[0][0])
+    assert rig.wire.words() == ["7 +ACK"]
+    assert not rig.events.held

@@ -159,7 +159,7 @@ def _is_deletion(payload: bytes) -> bool:
     """An object's last word may be that it is gone."""
     try:
         return msgspec.json.decode(payload, type=_Object).deleted
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
 
 

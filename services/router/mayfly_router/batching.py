@@ -11,7 +11,7 @@ from mayfly_proto import headers
 from mayfly_proto.records import Batch
 from mayfly_router.delivery import Delivery
 
-_ITEM_BYTES = 300  # of a batch's frame beside an item's payload and headers, roughly
+_ITEM_BYTES = 300  # of a batch's frame beside what is its publisher's, roughly
 _FAILURES = b"batchItemFailures"
 
 
@@ -53,13 +53,13 @@ def pack(deliveries: list[Delivery]) -> tuple[bytes, bytes]:
 
 
 def failed(deliveries: Sequence[Delivery], result: bytes) -> list[Delivery]:
-    """Those that a handler's result names as failed. One that names what was not in the batch, or that cannot be
-    read, is taken for the failure of all, as AWS Lambda does: none is lost."""
+    """Those that a handler's result names as failed. One that names what was not in the batch (as far as the batch is
+    known here), or that cannot be read, is taken for the failure of all, as AWS Lambda does: none is lost."""
     if _FAILURES not in result:
         return []
     try:
         named = {failure.itemIdentifier for failure in msgspec.json.decode(result, type=_Result).batchItemFailures}
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return list(deliveries)
     found = [delivery for delivery in deliveries if delivery.identity in named]
     return found if len(found) == len(named) else list(deliveries)
@@ -76,4 +76,4 @@ class _Result(msgspec.Struct):
 
 
 def _size(delivery: Delivery) -> int:
-    return len(delivery.payload) + len(delivery.headers or b"") + _ITEM_BYTES
+    return len(delivery.payload) + len(delivery.headers or b"") + len(delivery.subject) * 4 + _ITEM_BYTES

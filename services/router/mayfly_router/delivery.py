@@ -53,6 +53,8 @@ class Delivery:
         self.sequence = sequence
         self.extended = now  # when its lease was extended last
         self.invocation = self.identity = f"{source.letter}{sequence}"  # `identity` is unique within the function
+        if source.letter == storage.OTHER_STREAM:
+            self.identity = f"{self.invocation}-{source.consumer}"
         self.attempt = 1
         self.first_at = 0  # unix ms of the first attempt; 0: this is the first
         self.subject = ""  # where it was published
@@ -63,11 +65,10 @@ class Delivery:
 
     def fill(self, subject: bytes, raw: bytes | None, payload: bytes) -> "Delivery":
         """The message itself."""
-        self.subject, self.headers, self.payload, self.whole = subject.decode(), raw, payload, True
+        self.subject = subject.decode("utf-8", "replace")  # the server takes any bytes
+        self.headers, self.payload, self.whole = raw, payload, True
         if self.source.is_due:
             self._read_due(raw or b"")
-        elif self.source.letter == storage.OTHER_STREAM:
-            self.identity = f"{self.invocation}-{self.source.consumer}"
         return self
 
     def _read_due(self, raw: bytes) -> None:

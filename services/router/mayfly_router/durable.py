@@ -139,12 +139,14 @@ class Durable:
                 self._settle_success(delivery, raw, payload)
 
     def adopt(self, call: Call) -> None:
-        """It runs by another router's order: from now on it is settled here."""
+        """It runs by another router's order, or by ours before the function went away and came back: from now on it is
+        settled here."""
         found = self._unknown(call.reply)
-        if found is None:
-            return
-        call.deliveries = found.deliveries
+        if found is None or (call.deliveries and call.deliveries[0].source is found.deliveries[0].source):
+            return  # it is no delivery's, or was ours all along
+        call.deliveries, call.gathered = found.deliveries, found.gathered
         (delivery,) = call.deliveries
+        delivery.extended = float("-inf")  # its lease has run for some time
         delivery.source.held[delivery.sequence] = delivery
         self._running[call.reply.encode()] = call
 
@@ -156,18 +158,20 @@ class Durable:
         except ValueError:
             return None
         stream, _, consumer = key.decode().partition(".")
-        function = self._state.functions.get(name)
+        function = self._state.known(name)
         source = next((s for s in function.sources if s.key == key), None) if function else None
         now = self._state.clock()
         call = Call("", subject, None, b"", now)
         call.deliveries = (Delivery(source or Source(name, stream, consumer), ack, redelivered, sequence, now),)
+        spec = _spec(function)
+        call.gathered = spec is not None and spec.batch is not None  # the others of it come again
         return call
 
     def refuse(self, delivery: Delivery, kind: ErrorType, sentence: str) -> None:
         self._settle_failure(delivery, CallError(kind, sentence, component=COMPONENT))
 
     def _settle_success(self, delivery: Delivery, raw: bytes | None, payload: bytes) -> None:
-        spec = _spec(self._state.functions.get(delivery.source.function))
+        spec = _spec(self._state.known(delivery.source.function))
         if not delivery.whole and _needs_message(delivery, spec):
             self._stored.fetch(delivery, lambda: self._settle_success(delivery, raw, payload))
         else:
@@ -177,7 +181,7 @@ class Durable:
         if not delivery.whole:
             self._stored.fetch(delivery, lambda: self._settle_failure(delivery, error))
             return
-        spec = _spec(self._state.functions.get(delivery.source.function))
+        spec = _spec(self._state.known(delivery.source.function))
         self.conclude(delivery, settle.failed(delivery, error, spec, self._unix(), self._jitter()))
 
     def conclude(self, delivery: Delivery, verdict: Verdict) -> None:

@@ -51,7 +51,7 @@ def succeeded(delivery: Delivery, raw: bytes | None, payload: bytes, spec: Versi
         writes.append(_claim(key, record, spec.idempotency_ttl_s))
     if spec is not None and spec.on_success:
         content_type = headers.find(raw or b"", _CONTENT_TYPE)
-        kind = {headers.CONTENT_TYPE: content_type.decode()} if content_type else {}
+        kind = {headers.CONTENT_TYPE: content_type.decode("utf-8", "replace")} if content_type else {}
         writes.append(_publish(delivery, spec.on_success, "success", kind, payload))
     return Verdict(writes)
 
