@@ -38,7 +38,8 @@ def spec(**fields: Any) -> VersionSpec:
         "package": package,
         "created": "",
     }
-    return VersionSpec(**(given | {"triggers": [records.Trigger(event="a.>", number=1)]} | fields))
+    given |= {"package": package, "triggers": [records.Trigger(event="a.>", number=1)]}
+    return VersionSpec(**(given | fields))
 
 
 class Wire:
@@ -139,6 +140,12 @@ class Rig:
         """Until nothing is under way that does not wait for time."""
         for _ in range(50):
             await asyncio.sleep(0)
+
+    async def over(self) -> None:
+        """Until everything that was begun has ended."""
+        async with asyncio.timeout(20):
+            while waiting := [task for task in self.tasks if not task.done()]:
+                await asyncio.gather(*waiting)
 
     async def deploy(self, *, slots: int = 1, **fields: Any) -> Function:
         """A function with one node that has so many slots for it."""

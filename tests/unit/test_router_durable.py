@@ -143,3 +143,40 @@ async def test_a_subject_of_any_bytes_is_an_event_like_any_other(rig: Rig) -> No
     rig.outcome(rig.wire.invokes()[0][0])
     assert rig.wire.words() == ["7 +ACK"]
     assert not rig.events.held
+
+
+async def test_a_message_that_cannot_be_had_is_asked_for_until_it_can(rig: Rig) -> None:
+    """NATS does not answer for a moment: the outcome of an adopted call is settled when it does."""
+    await rig.deploy(on_success="event.done")
+    call = adopted(rig, 7)
+    rig.wire.refuses.add("$JS.API.DIRECT.GET.")
+    rig.wire.streams["EVENTS", 7] = ("event.a.b", b"7")
+    rig.durable.on_outcome(call.reply.encode(), b"", None, b"done")
+    await rig.rest()
+    assert (rig.wire.words(), rig.wire.stored, set(rig.events.held)) == ([], [], {7})
+    rig.wire.refuses.clear()
+    await rig.over()
+    assert [subject for subject, _, _ in rig.wire.stored] == ["event.done"]
+    assert (rig.wire.words(), rig.events.held) == (["7 +ACK"], {})
+
+
+async def test_a_message_that_is_gone_takes_no_place(rig: Rig) -> None:
+    """A call that was taken back elsewhere: held for ever, sixteen of them would close the window."""
+    await rig.deploy(on_success="event.done")
+    call = adopted(rig, 7)
+    rig.durable.on_outcome(call.reply.encode(), b"", None, b"done")
+    await rig.rest()
+    assert (rig.wire.words(), rig.events.held) == (["7 +ACK"], {})
+
+
+async def test_a_late_outcome_does_not_end_the_second_run(rig: Rig) -> None:
+    """The event came again, and runs: its lease is extended until that is over."""
+    await rig.deploy(slots=2)
+    rig.deliver(7)
+    (first, _) = rig.wire.invokes()[0]
+    rig.done(first)
+    rig.now += 3
+    rig.durable.extend(rig.now)
+    rig.deliver(7, times=2)
+    rig.outcome(first)
+    assert set(rig.events.held) == {7}

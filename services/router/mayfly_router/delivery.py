@@ -82,6 +82,11 @@ class Delivery:
             self.headers = headers.publishers(raw)
 
     @property
+    def is_held(self) -> bool:
+        """It is looked after here; not so one that another connection has had, or that was given back."""
+        return self.source.held.get(self.sequence) is self
+
+    @property
     def settle(self) -> str:
         """Where its outcome is awaited."""
         return subjects.settle(self.source.function, self.ack[_ACK:].decode())

@@ -105,7 +105,7 @@ class Durable:
         if delivery.whole:
             self._run(function, delivery, now)
         else:
-            self._stored.fetch(delivery, lambda: self._run(function, delivery, now))
+            self._stored.fetch(delivery, lambda: self._run(function, delivery, now), self._forget)
 
     def _run_batch(self, function: Function, batch: list[Delivery], now: float) -> None:
         block, payload = batching.pack(batch)
@@ -173,13 +173,13 @@ class Durable:
     def _settle_success(self, delivery: Delivery, raw: bytes | None, payload: bytes) -> None:
         spec = _spec(self._state.known(delivery.source.function))
         if not delivery.whole and _needs_message(delivery, spec):
-            self._stored.fetch(delivery, lambda: self._settle_success(delivery, raw, payload))
+            self._stored.fetch(delivery, lambda: self._settle_success(delivery, raw, payload), self._forget)
         else:
             self.conclude(delivery, settle.succeeded(delivery, raw, payload, spec))
 
     def _settle_failure(self, delivery: Delivery, error: CallError) -> None:
         if not delivery.whole:
-            self._stored.fetch(delivery, lambda: self._settle_failure(delivery, error))
+            self._stored.fetch(delivery, lambda: self._settle_failure(delivery, error), self._forget)
             return
         spec = _spec(self._state.known(delivery.source.function))
         self.conclude(delivery, settle.failed(delivery, error, spec, self._unix(), self._jitter()))
@@ -196,7 +196,8 @@ class Durable:
 
     def _forget(self, delivery: Delivery) -> None:
         """It is no longer ours to look after; the next of its key may run."""
-        delivery.source.held.pop(delivery.sequence, None)
+        if delivery.is_held:
+            del delivery.source.held[delivery.sequence]
         name = delivery.source.function
         function = self._state.functions.get(name)
         if function is None:
@@ -227,7 +228,8 @@ class Durable:
     def give_back(self, delivery: Delivery) -> None:
         """The stream has it, and gives it to whoever is to have it."""
         self._settler.say(delivery, GIVE_BACK)
-        delivery.source.held.pop(delivery.sequence, None)
+        if delivery.is_held:
+            del delivery.source.held[delivery.sequence]
 
     def give_back_call(self, call: Call) -> None:
         """It has not run here, and will not."""
@@ -241,7 +243,7 @@ class Durable:
         self._running.pop(call.reply.encode(), None)
         for delivery in call.deliveries:
             spec = _spec(self._state.functions.get(delivery.source.function))
-            if spec is not None and spec.ordered and delivery.source.held.get(delivery.sequence) is delivery:
+            if spec is not None and spec.ordered and delivery.is_held:
                 self._again.append((self._state.clock(), delivery))
             else:
                 self._settler.say(delivery, GIVE_BACK)

@@ -27,21 +27,31 @@ class Stored:
         self._settler = settler
         self._background = background
 
-    def fetch(self, delivery: Delivery, then: Callable[[], None]) -> None:
-        """Fill in the message, then go on. One that is gone has been settled; one that cannot be had comes again."""
-        self._background(f"fetch {delivery.invocation}", self._fetch(delivery, then))
+    def fetch(self, delivery: Delivery, then: Callable[[], None], gone: Callable[[Delivery], None]) -> None:
+        """Fill in the message, then go on. One that is ``gone`` from its stream has been settled."""
+        self._background(f"fetch {delivery.invocation}", self._fetch(delivery, then, gone))
 
-    async def _fetch(self, delivery: Delivery, then: Callable[[], None]) -> None:
+    async def _fetch(self, delivery: Delivery, then: Callable[[], None], gone: Callable[[Delivery], None]) -> None:
         if await self._fill(delivery):
             then()
+        else:
+            gone(delivery)
 
     async def _fill(self, delivery: Delivery) -> bool:
-        try:
-            message = await jetstream.at(self._bus, delivery.source.stream, delivery.sequence)
-        except BusError as error:
-            _log.warning("delivery.not_fetched", invocation=delivery.invocation, error=str(error))
-            self._settler.say(delivery, GIVE_BACK)
-            return False
+        """False when there is no such message, or somebody else is to have it. As long as it is held here it is asked
+        for: given back, it would come again to where it is held."""
+        held = delivery.is_held
+        while True:
+            try:
+                message = await jetstream.at(self._bus, delivery.source.stream, delivery.sequence)
+                break
+            except BusError as error:
+                _log.warning("delivery.not_fetched", invocation=delivery.invocation, error=str(error))
+                if held:
+                    await asyncio.sleep(ASK_AGAIN_S)
+                if not delivery.is_held:
+                    self._settler.say(delivery, GIVE_BACK)
+                    return False
         if message is None:
             self._settler.say(delivery, ACK)
             return False
@@ -72,5 +82,6 @@ class Stored:
                 _log.warning("consumer.unknown", function=source.function, stream=source.stream, error=str(error))
             await asyncio.sleep(ASK_AGAIN_S)
         for delivery in [d for d in source.held.values() if not d.whole]:
-            await self._fill(delivery)
+            if not await self._fill(delivery):
+                source.held.pop(delivery.sequence, None)
         then()
