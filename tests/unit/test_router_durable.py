@@ -180,3 +180,30 @@ async def test_a_late_outcome_does_not_end_the_second_run(rig: Rig) -> None:
     rig.deliver(7, times=2)
     rig.outcome(first)
     assert set(rig.events.held) == {7}
+
+
+@pytest.mark.parametrize("fields", [{}, {"X-Own": "1"}, {"X-Own": "1" * 70_000}])
+async def test_an_event_that_no_frame_holds_is_a_dead_letter(rig: Rig, fields: dict[str, str]) -> None:
+    """By bare NATS it may be as large as a message can be: it occupies no slot, and is not sent again and again."""
+    await rig.deploy()
+    raw = headers.block(fields) if fields else None
+    size = rig.wire.max_payload - len(raw or b"")
+    rig.deliver(7, b"x" * size, raw=raw)
+    await rig.rest()
+    ((subject, block, payload),) = rig.wire.stored
+    assert (subject, payload) == ("dlq.f", b"x" * size if len(fields.get("X-Own", "")) > 1 else b"")
+    assert "too many" in headers.parse(block)[headers.REASON] or payload
+    assert (rig.wire.words(), rig.wire.invokes()) == (["7 +ACK"], [])
+    rig.deliver(8)
+    assert len(rig.wire.invokes()) == 1
+
+
+async def test_a_frame_that_is_too_large_frees_its_slot(rig: Rig) -> None:
+    """Whatever was not counted: the caller hears of it, the next call has the slot."""
+    function = await rig.deploy()
+    call = Call("i1", "_INBOX.x", b"", b"x" * rig.wire.max_payload, rig.now)
+    rig.dispatch.begin(function, call)
+    assert rig.wire.sent[-1][0] == "_INBOX.x"
+    assert rig.state.node("n1").inflight == {}
+    rig.deliver(8)
+    assert len(rig.wire.invokes()) == 1

@@ -10,9 +10,10 @@ from mayfly_chassis.errors import BusError
 from mayfly_proto import headers, storage
 from mayfly_proto.errors import ErrorType
 from mayfly_proto.records import VersionSpec
-from mayfly_router import claims, settle, timing
+from mayfly_router import claims, replies, settle, timing
 from mayfly_router.claims import Claims
 from mayfly_router.delivery import Delivery
+from mayfly_router.dispatch import HEADERS_LIMIT
 from mayfly_router.durable import Durable
 from mayfly_router.function import Function
 from mayfly_router.orders import Background
@@ -54,7 +55,12 @@ class Admission:
             self._durable.give_back(delivery)
         elif source.early is not None:
             source.early[delivery.sequence] = delivery
-        elif raw is None and not source.is_object and delivery.redelivered < REDELIVERIES:
+        elif (
+            raw is None
+            and not source.is_object
+            and delivery.redelivered < REDELIVERIES
+            and len(delivery.payload) <= self._durable.payload_limit
+        ):
             self._durable.line_up(function, delivery, now)
         else:
             self._look_closer(function, function.current.spec, delivery, raw or b"", now)
@@ -64,6 +70,8 @@ class Admission:
         if delivery.redelivered > spec.retries.attempts + REDELIVERIES:
             vain = f"it was delivered {delivery.redelivered} times in vain"
             self._durable.refuse(delivery, ErrorType.NODE_LOST, vain)
+        elif len(delivery.payload) > (limit := self._durable.payload_limit) or len(raw) > HEADERS_LIMIT:
+            self._durable.fail(delivery, replies.too_large(len(delivery.payload), limit, len(raw), delivery.invocation))
         elif source.is_object and _is_deletion(delivery.payload):
             self._durable.conclude(delivery, Verdict([]))
         elif source.is_due and (tick := timing.tick(raw)) is not None:

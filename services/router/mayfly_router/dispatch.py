@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from mayfly_chassis.bus import Bus
-from mayfly_chassis.errors import BusError, OutboundBufferFull
+from mayfly_chassis.errors import BusError, MessageTooLarge, OutboundBufferFull
 from mayfly_proto import codec, headers
 from mayfly_proto.errors import CallError
 from mayfly_proto.messages import Done, Invoke, Refusal
@@ -137,10 +137,15 @@ class Dispatch:
             call.budget_ms(now),
             call.attempt,
         )
-        try:  # noqa: SIM105 - `suppress` costs as much as all the rest of this function
+        try:
             self._bus.publish(node.invoke, codec.pack(meta, call.payload), headers=call.headers)
         except OutboundBufferFull:
             pass  # the node will not have seen it: it is sent again when the connection is back
+        except MessageTooLarge:
+            del node.inflight[seq]
+            size, block = len(call.payload), len(call.headers or b"")
+            self.fail(call, replies.too_large(size, self._limit, block, call.invocation), pool)
+            self.free(call, now)
 
     def on_done(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
         done, _ = _decode_done(payload)

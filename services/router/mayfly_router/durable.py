@@ -60,7 +60,8 @@ class Durable:
         self._unix = unix
         self._jitter = jitter
         self._pull = pull
-        self._limit = bus.payload_limit
+        self.payload_limit = bus.payload_limit
+        self._room = bus.max_payload
         self._running: dict[bytes, Call] = {}  # by settle subject: handed to dispatch, not settled
         self._lanes: dict[str, Lanes] = {}
         self._gatherings: dict[str, Gathering] = {}
@@ -76,7 +77,7 @@ class Durable:
         elif spec.batch is not None:
             gathering = self._gatherings.get(spec.name)
             if gathering is None:
-                gathering = self._gatherings[spec.name] = Gathering(spec.batch, self._limit)
+                gathering = self._gatherings[spec.name] = Gathering(spec.batch, self.payload_limit)
             if batch := gathering.add(delivery, now):
                 self._run_batch(function, batch, now)
         elif not spec.ordered or self._lane(spec).enter(delivery):
@@ -132,7 +133,7 @@ class Durable:
         bad = batching.failed(call.deliveries, payload) if call.gathered and error is None else ()
         for delivery in call.deliveries:
             if error is not None:
-                self._settle_failure(delivery, error)
+                self.fail(delivery, error)
             elif delivery in bad:
                 self.refuse(delivery, ErrorType.FUNCTION_ERROR, "the batch's result names it as failed")
             else:
@@ -168,7 +169,7 @@ class Durable:
         return call
 
     def refuse(self, delivery: Delivery, kind: ErrorType, sentence: str) -> None:
-        self._settle_failure(delivery, CallError(kind, sentence, component=COMPONENT))
+        self.fail(delivery, CallError(kind, sentence, component=COMPONENT))
 
     def _settle_success(self, delivery: Delivery, raw: bytes | None, payload: bytes) -> None:
         spec = _spec(self._state.known(delivery.source.function))
@@ -177,12 +178,13 @@ class Durable:
         else:
             self.conclude(delivery, settle.succeeded(delivery, raw, payload, spec))
 
-    def _settle_failure(self, delivery: Delivery, error: CallError) -> None:
+    def fail(self, delivery: Delivery, error: CallError) -> None:
+        """To be tried again, or given up."""
         if not delivery.whole:
-            self._stored.fetch(delivery, lambda: self._settle_failure(delivery, error), self._forget)
+            self._stored.fetch(delivery, lambda: self.fail(delivery, error), self._forget)
             return
         spec = _spec(self._state.known(delivery.source.function))
-        self.conclude(delivery, settle.failed(delivery, error, spec, self._unix(), self._jitter()))
+        self.conclude(delivery, settle.failed(delivery, error, spec, self._unix(), self._jitter(), self._room))
 
     def conclude(self, delivery: Delivery, verdict: Verdict) -> None:
         self._settler.carry_out(delivery, verdict, self._concluded)
