@@ -76,6 +76,8 @@ class Wire:
             raise JetStreamError("no")
         if subject.startswith("$JS.API.DIRECT.GET."):
             return self._found(subject.split(".")[4], json.loads(payload)["seq"])
+        if subject.startswith("$JS.API.CONSUMER.INFO."):
+            return Reply(None, b'{"delivered":{"stream_seq":0},"num_ack_pending":0}')
         self.stored.append((subject, headers, payload))
         return Reply(None, b'{"seq":1}')
 

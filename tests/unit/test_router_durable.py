@@ -207,3 +207,27 @@ async def test_a_frame_that_is_too_large_frees_its_slot(rig: Rig) -> None:
     assert rig.state.node("n1").inflight == {}
     rig.deliver(8)
     assert len(rig.wire.invokes()) == 1
+
+
+async def test_a_consumer_that_could_not_be_asked_is_asked_later(rig: Rig) -> None:
+    """Its question ended just when too much was waiting here for another function."""
+    await rig.deploy()
+    rig.state.backlog.force(rig.state.backlog.limit)
+    ended = headers.PROLOGUE.replace(b"\r\n", b" 408 Request Timeout\r\n") + b"Nats-Pending-Messages: 16\r\n\r\n"
+    asked = [subject for subject, _, _ in rig.wire.sent if ".MSG.NEXT." in subject]
+    rig.wire.received["_INBOX_router.x.*"](b"_INBOX_router.x.EVENTS-f_1", b"", ended, b"")
+    rig.intake.tick(rig.now)
+    rig.state.backlog.remove(rig.state.backlog.limit)
+    rig.intake.tick(rig.now)
+    rig.intake.look_for_silence(rig.now)
+    again = [subject for subject, _, _ in rig.wire.sent if ".MSG.NEXT." in subject]
+    assert again[len(asked) :] == ["$JS.API.CONSUMER.MSG.NEXT.EVENTS.f_1"]
+
+
+async def test_the_barrier_of_a_trigger_that_is_gone_is_waited_for_no_longer(rig: Rig) -> None:
+    """No consumer answers for it, ever."""
+    await rig.deploy(ordered="subject.2")
+    rig.wire.refuses.add("$JS.API.CONSUMER.INFO.EVENTS.")
+    rig.function.sources = [source for source in rig.function.sources if source is not rig.events]
+    await rig.intake.follow(rig.state.functions)
+    await rig.over()

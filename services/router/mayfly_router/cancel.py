@@ -4,6 +4,8 @@ It may wait in four places: here for a slot, in the stream of schedules for its 
 between two of them. Each is asked in the order in which calls move, so that one that moves meanwhile is met.
 """
 
+from contextlib import suppress
+
 import msgspec
 import structlog
 
@@ -48,7 +50,8 @@ class Cancel:
             answer = Answer(False, f"NATS does not answer: {error}")
         _log.info("call.cancel", function=function.name, invocation=invocation, cancelled=answer.cancelled)
         if reply:
-            self._bus.publish(reply, msgspec.json.encode(answer))
+            with suppress(BusError):
+                self._bus.publish(reply, msgspec.json.encode(answer))
 
     async def _cancel(self, function: Function, invocation: str) -> Answer:
         if self._take_back(function, invocation):

@@ -25,7 +25,7 @@ from mayfly_router.function import Function
 from mayfly_router.ordering import Lanes
 from mayfly_router.replies import COMPONENT
 from mayfly_router.settle import Verdict
-from mayfly_router.settler import GIVE_BACK, IN_PROGRESS, Settler
+from mayfly_router.settler import GIVE_BACK, IN_PROGRESS, NOT_NOW, Settler
 from mayfly_router.source import Source
 from mayfly_router.state import State
 from mayfly_router.stored import Stored
@@ -132,12 +132,17 @@ class Durable:
         error = errors.from_reply(raw, payload) if raw is not None and _ERROR_CODE in raw else None
         bad = batching.failed(call.deliveries, payload) if call.gathered and error is None else ()
         for delivery in call.deliveries:
-            if error is not None:
-                self.fail(delivery, error)
-            elif delivery in bad:
-                self.refuse(delivery, ErrorType.FUNCTION_ERROR, "the batch's result names it as failed")
-            else:
-                self._settle_success(delivery, raw, payload)
+            try:
+                if error is not None:
+                    self.fail(delivery, error)
+                elif delivery in bad:
+                    self.refuse(delivery, ErrorType.FUNCTION_ERROR, "the batch's result names it as failed")
+                else:
+                    self._settle_success(delivery, raw, payload)
+            except Exception:  # noqa: BLE001 - nothing may be left behind
+                _log.exception("outcome.not_settled", invocation=delivery.invocation)
+                self._settler.say(delivery, NOT_NOW)
+                self._forget(delivery)
 
     def adopt(self, call: Call) -> None:
         """It runs by another router's order, or by ours before the function went away and came back: from now on it is

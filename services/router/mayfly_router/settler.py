@@ -19,7 +19,7 @@ from mayfly_router.settle import Verdict
 ACK = b"+ACK"
 GIVE_BACK = b"-NAK"
 IN_PROGRESS = b"+WPI"
-_NOT_STORED = b'-NAK {"delay": 2000000000}'  # ns: the stream is full, or NATS does not answer
+NOT_NOW = b'-NAK {"delay": 2000000000}'  # ns: a stream is full, or NATS does not answer
 
 _log = structlog.get_logger()
 
@@ -53,7 +53,7 @@ class Settler:
             )
         except BusError as error:
             _log.warning("settle.not_stored", invocation=delivery.invocation, error=str(error))
-            self.say(delivery, _NOT_STORED)
+            self.say(delivery, NOT_NOW)
             then(delivery, Verdict([], final=True))
         else:
             self.settled(delivery, verdict, then)

@@ -36,6 +36,7 @@ class Source:
         self.held: dict[int, Delivery] = {}  # by sequence: received and not settled
         self.heard = 0.0  # when it last said anything
         self.early: dict[int, Delivery] | None = None  # while it is not known what came before them
+        self.gone = False  # no version that is current has this trigger, or the function is another router's
         self.owed = 0  # while it is not: what came before, and will be handed out before anything new
 
     def missing(self, window: int) -> int:

@@ -69,7 +69,7 @@ class Stored:
         info = subjects.consumer_info(source.stream, source.consumer)
         loop = asyncio.get_running_loop()
         leases_over, source.owed = loop.time() + LEASE_S, 0
-        while source.early is not None:
+        while source.early is not None and not source.gone:
             try:
                 state = await jetstream.api(self._bus, info)
                 last = state["delivered"]["stream_seq"]
@@ -81,6 +81,8 @@ class Stored:
             except BusError as error:
                 _log.warning("consumer.unknown", function=source.function, stream=source.stream, error=str(error))
             await asyncio.sleep(ASK_AGAIN_S)
+        if source.gone:
+            return
         for delivery in [d for d in source.held.values() if not d.whole]:
             if not await self._fill(delivery):
                 source.held.pop(delivery.sequence, None)
