@@ -2,9 +2,9 @@
 
 import pytest
 
-from mayfly_proto import headers
+from mayfly_proto import errors, headers, records
 from mayfly_proto.errors import CallError, ErrorType
-from mayfly_proto.records import Batch
+from mayfly_proto.records import Batch, IdempotencyRecord
 from mayfly_router.call import Call
 from tests.unit.router_rig import Rig
 
@@ -231,3 +231,35 @@ async def test_the_barrier_of_a_trigger_that_is_gone_is_waited_for_no_longer(rig
     rig.function.sources = [source for source in rig.function.sources if source is not rig.events]
     await rig.intake.follow(rig.state.functions)
     await rig.over()
+
+
+async def test_a_success_that_cannot_be_stored_is_not_run_again(rig: Rig) -> None:
+    """The stream behind its destination is full: the function has done its work; in an order the next one waits."""
+    await rig.deploy(ordered="subject.2", on_success="event.done")
+    rig.events.early = None
+    rig.deliver(7, b"7")
+    rig.deliver(8, b"8")
+    rig.wire.refuses.add("event.done")
+    rig.outcome(rig.wire.invokes()[0][0])
+    await rig.rest()
+    assert (rig.wire.words(), [payload for _, payload in rig.wire.invokes()]) == ([], [b"7"])
+    rig.wire.refuses.clear()
+    await rig.over()
+    assert [subject for subject, _, _ in rig.wire.stored] == ["event.done"]
+    assert (rig.wire.words(), [payload for _, payload in rig.wire.invokes()]) == (["7 +ACK"], [b"7", b"8"])
+
+
+async def test_a_result_that_is_too_large_to_be_kept_is_a_result(rig: Rig) -> None:
+    """Base64 makes it a third larger than a message may be: it was run a hundred times, and then a dead letter."""
+    await rig.deploy()
+    rig.deliver(7, raw=headers.block({headers.IDEMPOTENCY_KEY: "k"}), stream="ASYNC")
+    await rig.rest()
+    rig.wire.stored.clear()
+    rig.outcome(rig.wire.invokes()[0][0], b"x" * rig.wire.payload_limit)
+    await rig.rest()
+    assert rig.wire.words() == ["7 +ACK"]
+    kept = next(payload for subject, _, payload in rig.wire.stored if subject.startswith("$KV."))
+    record = records.decode(kept, IdempotencyRecord)
+    error = errors.from_reply(record.headers, record.payload)
+    assert error is not None
+    assert error.kind is ErrorType.TOO_LARGE

@@ -14,8 +14,10 @@ import structlog
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import KeyExists, WrongRevision
 from mayfly_chassis.kv import Bucket
-from mayfly_proto import records, storage
+from mayfly_proto import headers, records, storage
+from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.records import IdempotencyRecord
+from mayfly_router.replies import COMPONENT
 
 UNTIL_DONE = 1e12  # Unix time: the stream has the call, and somebody will run it
 
@@ -28,6 +30,7 @@ class Claims:
 
     def __init__(self, bus: Bus) -> None:
         self._bucket = Bucket(bus, storage.IDEMPOTENCY)
+        self._room = bus.max_payload
 
     async def claim(
         self, key: str, invocation: str, *, ttl_s: int, until: float = UNTIL_DONE, reply: str = ""
@@ -62,12 +65,23 @@ class Claims:
         entry = await self._bucket.get(key)
         return None if entry is None else _decoded(key, entry.value)
 
-    async def keep(self, key: str, record: IdempotencyRecord, ttl_s: int) -> None:
+    async def keep(self, key: str, raw: bytes, payload: bytes, ttl_s: int) -> None:
+        record = result("", raw, payload, self._room)
         await self._bucket.put(key, records.encode(record), ttl_s=ttl_s)
 
     async def drop(self, key: str) -> None:
         """It came to nothing: the next one is the first again."""
         await self._bucket.purge(key)
+
+
+def result(invocation: str, raw: bytes | None, payload: bytes, room: int) -> IdempotencyRecord:
+    """What is kept of a result, in a message of so many bytes. Too large for the bucket (JSON has its bytes in base64)
+    it is said to be: to run the next call with the key would be to run it twice."""
+    if (len(payload) + len(raw or b"")) * 4 // 3 + 1000 <= room:
+        return IdempotencyRecord(invocation=invocation, headers=raw or headers.PROLOGUE + b"\r\n", payload=payload)
+    sentence = f"the call with this key is done; its result of {len(payload)} bytes is too large to be given again"
+    error = CallError(ErrorType.TOO_LARGE, sentence, component=COMPONENT, invocation=invocation)
+    return IdempotencyRecord(invocation=invocation, headers=error.headers(), payload=error.body())
 
 
 def _decoded(key: str, value: bytes) -> IdempotencyRecord:

@@ -181,7 +181,7 @@ class Durable:
         if not delivery.whole and _needs_message(delivery, spec):
             self._stored.fetch(delivery, lambda: self._settle_success(delivery, raw, payload), self._forget)
         else:
-            self.conclude(delivery, settle.succeeded(delivery, raw, payload, spec))
+            self.conclude(delivery, settle.succeeded(delivery, raw, payload, spec, self._room))
 
     def fail(self, delivery: Delivery, error: CallError) -> None:
         """To be tried again, or given up."""

@@ -91,7 +91,7 @@ class Keyed:
                 others = [] if subject in self._running else await self._waiting(key)
                 name = subject.removeprefix(subjects.KEYED_PREFIX).rpartition(".")[0]
                 ttl_s = _ttl_s(self._state.functions.get(name))
-                await self._claims.keep(key, IdempotencyRecord(invocation="", headers=raw, payload=payload), ttl_s)
+                await self._claims.keep(key, raw, payload, ttl_s)
         except BusError as error:
             _log.warning("key.not_kept", key=key, error=str(error))
             others = []

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from mayfly_proto import headers, records, states, storage, subjects
+from mayfly_proto import errors, headers, records, states, storage, subjects
 from mayfly_proto.errors import CallError, ErrorDetail, ErrorType
 from mayfly_proto.records import IdempotencyRecord, Retries, VersionSpec
+from mayfly_router import claims
 from mayfly_router.delivery import Delivery
 
 PERMANENT = frozenset({ErrorType.BAD_REQUEST, ErrorType.TOO_LARGE, ErrorType.NOT_FOUND, ErrorType.LOOP})
@@ -42,13 +43,15 @@ class Verdict(NamedTuple):
     again_in_s: float | None = None  # it comes again from here, without the stream: its key waits for it
 
 
-def succeeded(delivery: Delivery, raw: bytes | None, payload: bytes, spec: VersionSpec | None) -> Verdict:
+def succeeded(
+    delivery: Delivery, raw: bytes | None, payload: bytes, spec: VersionSpec | None, room: int = ROOM
+) -> Verdict:
     """``raw`` and ``payload`` are the function's result."""
     writes = []
     if delivery.is_call:
         writes.append(_record(delivery, states.Invocation.SUCCEEDED, raw, payload, delivery.attempt))
     if spec is not None and (key := delivery.key_of_call):
-        record = IdempotencyRecord(invocation=delivery.invocation, headers=raw, payload=payload)
+        record = claims.result(delivery.invocation, raw, payload, room)
         writes.append(_claim(key, record, spec.idempotency_ttl_s))
     if spec is not None and spec.on_success:
         content_type = headers.find(raw or b"", _CONTENT_TYPE)
@@ -84,8 +87,8 @@ def failed(
 
 def repeated(delivery: Delivery, raw: bytes, payload: bytes) -> Verdict:
     """A call that was made before: ``raw`` and ``payload`` are the first one's result."""
-    raw = headers.added(raw, {headers.REPLAYED: "true"})
-    return Verdict([_record(delivery, states.Invocation.SUCCEEDED, raw, payload, 0)])
+    state = states.Invocation.SUCCEEDED if errors.from_reply(raw, payload) is None else states.Invocation.FAILED
+    return Verdict([_record(delivery, state, headers.added(raw, {headers.REPLAYED: "true"}), payload, 0)])
 
 
 def later(delivery: Delivery, at: float) -> Verdict:
