@@ -165,7 +165,7 @@ def test_a_window_follows_what_can_run() -> None:
     assert window(1, 0.0001) == 33
 
 
-@given(st.integers(1, 2000), st.integers(0, 2000), st.integers(0, 2000))
+@given(st.integers(1, LARGEST_WINDOW), st.integers(0, 2000), st.integers(0, 2000))
 def test_no_more_is_asked_for_than_the_window(size: int, asked: int, held: int) -> None:
     """What is here, what is on its way and what is asked for now fit together."""
     source = Source("f", "EVENTS", "f_1")

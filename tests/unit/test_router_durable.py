@@ -1,12 +1,15 @@
 """The durable half of a router, on a wire that loses, repeats and refuses."""
 
+from typing import Any
+
 import pytest
 
 from mayfly_proto import errors, headers, records
 from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.records import Batch, IdempotencyRecord
 from mayfly_router.call import Call
-from tests.unit.router_rig import Rig
+from mayfly_router.durable import Started
+from tests.unit.router_rig import Rig, spec
 
 BOOM = CallError(ErrorType.FUNCTION_ERROR, "no", component="function")
 
@@ -263,3 +266,70 @@ async def test_a_result_that_is_too_large_to_be_kept_is_a_result(rig: Rig) -> No
     error = errors.from_reply(record.headers, record.payload)
     assert error is not None
     assert error.kind is ErrorType.TOO_LARGE
+
+
+@pytest.mark.parametrize("fields", [{"ordered": "subject.2"}, {"batch": Batch(size=3, window_s=1)}])
+async def test_a_call_that_waits_for_others_can_be_taken_back(rig: Rig, fields: dict[str, Any]) -> None:
+    """For those of its key before it, or for its batch: it said that it was cancelled, and ran all the same."""
+    function = await rig.deploy(**fields)
+    source = next(source for source in function.sources if source.stream == "ASYNC")
+    source.early = None
+    for sequence in (7, 8):
+        rig.deliver(sequence, b"%d" % sequence, stream="ASYNC")
+    found = rig.durable.waiting(function, "A8")
+    assert found is not None
+    rig.durable.cancel(function, found)
+    await rig.rest()
+    assert [subject for subject, _, _ in rig.wire.stored] == ["result.A8.f"]
+    assert (set(source.held), source.parked) == ({7}, 0)
+    rig.now += 2
+    rig.durable.tick(rig.now)
+    for invoke, _ in rig.wire.invokes():
+        rig.outcome(invoke)
+        await rig.rest()
+    assert all(b"8" not in payload for _, payload in rig.wire.invokes())
+    with pytest.raises(Started):
+        rig.deliver(9, b"9", stream="ASYNC")
+        rig.now += 2
+        rig.durable.tick(rig.now)
+        rig.durable.waiting(function, "A9")
+
+
+async def test_a_slow_key_leaves_room_for_others(rig: Rig) -> None:
+    """A window full of events that wait for one of their key: those of other keys come all the same."""
+    await rig.deploy(slots=2, ordered="subject.2")
+    source = rig.events
+    source.early = None
+    rig.intake.look_for_silence(rig.now)
+    asked = source.asked
+    for sequence in range(1, asked + 1):
+        rig.deliver(sequence, b"slow")
+    rig.now += 1
+    rig.intake.tick(rig.now)
+    assert (source.asked > 0, source.parked) == (True, asked - 1)
+    rig.deliver(100, b"other", subject=b"event.z.b")
+    assert [payload for _, payload in rig.wire.invokes()] == [b"slow", b"other"]
+    rig.outcome(rig.wire.invokes()[0][0])
+    assert source.parked == asked - 2
+
+
+async def test_a_key_that_waits_for_its_next_attempt_takes_no_place(rig: Rig) -> None:
+    """Minutes of back-off, in an order, are this key's alone."""
+    await rig.deploy(ordered="subject.2")
+    rig.events.early = None
+    rig.deliver(1)
+    rig.outcome(rig.wire.invokes()[0][0], error=BOOM)
+    assert rig.events.parked == 1
+    rig.now += 10
+    rig.durable.tick(rig.now)
+    assert (rig.events.parked, len(rig.wire.invokes())) == (0, 2)
+
+
+async def test_what_is_being_settled_is_not_given_back(rig: Rig) -> None:
+    """Another version wants its events in another form: one that has run already does not run again for that."""
+    function = await rig.deploy(on_success="event.done")
+    rig.deliver(7)
+    rig.outcome(rig.wire.invokes()[0][0])
+    rig.durable.reline(function, spec(ordered="subject.2"))
+    await rig.rest()
+    assert rig.wire.words() == ["7 +ACK"]

@@ -12,8 +12,9 @@ import structlog
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, JetStreamError
-from mayfly_proto import storage, subjects
-from mayfly_router import settle
+from mayfly_proto import headers, results, storage, subjects
+from mayfly_router import claims, settle
+from mayfly_router.claims import Claims
 from mayfly_router.delivery import Delivery
 from mayfly_router.durable import Durable, Started
 from mayfly_router.function import Function
@@ -21,6 +22,8 @@ from mayfly_router.orders import Background
 from mayfly_router.source import Source
 
 _NOT_THERE = frozenset({10037, 10043, 10057})  # message not found, sequence out of range or deleted
+
+_KEY = headers.IDEMPOTENCY_KEY.encode()
 
 _log = structlog.get_logger()
 
@@ -31,8 +34,9 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Cancel:
-    def __init__(self, bus: Bus, durable: Durable, background: Background) -> None:
+    def __init__(self, bus: Bus, durable: Durable, found: Claims, background: Background) -> None:
         self._bus = bus
+        self._claims = found
         self._durable = durable
         self._background = background
 
@@ -54,13 +58,15 @@ class Cancel:
                 self._bus.publish(reply, msgspec.json.encode(answer))
 
     async def _cancel(self, function: Function, invocation: str) -> Answer:
-        if self._take_back(function, invocation):
-            return Answer(True)
-        if await self._unschedule(function.name, invocation) or await self._remove(invocation):
+        raw = await self._headers(function.name, invocation)
+        if not self._take_back(function, invocation):
+            if not await self._unschedule(function.name, invocation) and not await self._remove(invocation):
+                return Answer(False, f"{invocation} is over, or there is no such call")
             if not self._take_back(function, invocation):  # else it had come here meanwhile
                 await self._record(function.name, invocation)
-            return Answer(True)
-        return Answer(False, f"{invocation} is over, or there is no such call")
+        if raw and (key := headers.find(raw, _KEY)):
+            await self._claims.let_go(claims.key(function.name, key.decode("utf-8", "replace")), invocation)
+        return Answer(True)
 
     def _take_back(self, function: Function, invocation: str) -> bool:
         delivery = self._durable.waiting(function, invocation)
@@ -68,17 +74,26 @@ class Cancel:
             self._durable.cancel(function, delivery)
         return delivery is not None
 
+    async def _headers(self, function: str, invocation: str) -> bytes | None:
+        """Of the call, where it lies: in its stream, or as a schedule."""
+        number = _number(invocation)
+        message = await jetstream.at(self._bus, storage.ASYNC, number) if number else None
+        if message is None:
+            subject = subjects.schedule(function, invocation)
+            message = await jetstream.first(self._bus, storage.SCHEDULES, subject)
+        return None if message is None else message.headers
+
     async def _unschedule(self, function: str, invocation: str) -> bool:
         request = {"filter": subjects.schedule(function, invocation)}
         answer = await jetstream.api(self._bus, subjects.stream_purge(storage.SCHEDULES), request)
         return bool(answer.get("purged"))
 
     async def _remove(self, invocation: str) -> bool:
-        letter, number = invocation[:1], invocation[1:]
-        if letter != storage.ID_LETTERS[storage.ASYNC] or not number.isdigit():
+        number = _number(invocation)
+        if not number:
             return False
         try:
-            request = {"seq": int(number), "no_erase": True}
+            request = {"seq": number, "no_erase": True}
             answer = await jetstream.api(self._bus, subjects.message_delete(storage.ASYNC), request)
         except JetStreamError as error:
             if error.code in _NOT_THERE:
@@ -88,8 +103,14 @@ class Cancel:
 
     async def _record(self, function: str, invocation: str) -> None:
         """Its last word."""
-        sequence = int(invocation[1:]) if invocation[1:].isdigit() else 0
-        delivery = Delivery(Source(function, storage.ASYNC, ""), b"", 0, sequence, 0.0)
+        delivery = Delivery(Source(function, storage.ASYNC, ""), b"", 0, _number(invocation), 0.0)
         delivery.invocation = invocation
         for write in settle.cancelled(delivery).writes:
             await jetstream.publish(self._bus, write.subject, write.payload, headers=write.headers)
+
+
+def _number(invocation: str) -> int:
+    """Of a durable call in its stream; 0 for anything else."""
+    if not results.ID.fullmatch(invocation) or not invocation.startswith(storage.ID_LETTERS[storage.ASYNC]):
+        return 0
+    return int(invocation[1:])

@@ -19,6 +19,7 @@ from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.records import IdempotencyRecord
 from mayfly_router.replies import COMPONENT
 
+CLAIMED_S = 86_400  # that a claim is kept at least: whoever runs it replaces or drops it when it is done
 UNTIL_DONE = 1e12  # Unix time: the stream has the call, and somebody will run it
 
 
@@ -39,6 +40,7 @@ class Claims:
         that is there."""
         ours = IdempotencyRecord(invocation=invocation, until=until, replies=[reply] if reply else [])
         value = records.encode(ours)
+        ttl_s = max(ttl_s, CLAIMED_S)
         while True:
             try:
                 await self._bucket.create(key, value, ttl_s=ttl_s)
@@ -68,6 +70,12 @@ class Claims:
     async def keep(self, key: str, raw: bytes, payload: bytes, ttl_s: int) -> None:
         record = result("", raw, payload, self._room)
         await self._bucket.put(key, records.encode(record), ttl_s=ttl_s)
+
+    async def let_go(self, key: str, invocation: str) -> None:
+        """That call will not run: if the claim is its own, the next one is the first."""
+        found = await self.read(key)
+        if found is not None and found.headers is None and found.invocation == invocation:
+            await self.drop(key)
 
     async def drop(self, key: str) -> None:
         """It came to nothing: the next one is the first again."""

@@ -38,11 +38,13 @@ class Delivery:
         "identity",
         "invocation",
         "key",
+        "parked",
         "payload",
         "redelivered",
         "sequence",
         "source",
         "subject",
+        "taken",
         "whole",
     )
 
@@ -61,7 +63,9 @@ class Delivery:
         self.headers: bytes | None = None  # the publisher's
         self.payload = b""
         self.key = ""  # of the events that run one after another
-        self.whole = False  # the five before are known
+        self.whole = False  # the message is known
+        self.parked = False  # it waits for others of its key
+        self.taken = False  # it runs, or its end is being written down: it cannot be taken back
 
     def fill(self, subject: bytes, raw: bytes | None, payload: bytes) -> "Delivery":
         """The message itself."""
@@ -80,6 +84,23 @@ class Delivery:
             scheduler = headers.find(raw, _SCHEDULER) or b""
             self.identity = scheduler.decode().rpartition(".")[2] or f"{self.invocation}-{self.sequence}"
             self.headers = headers.publishers(raw)
+
+    def park(self) -> None:
+        """It waits for others of its key: no place in the window is taken by it."""
+        if not self.parked:
+            self.parked = True
+            self.source.parked += 1
+
+    def unpark(self) -> None:
+        if self.parked:
+            self.parked = False
+            self.source.parked -= 1
+
+    def drop(self) -> None:
+        """It is no longer looked after here."""
+        self.unpark()
+        if self.is_held:
+            del self.source.held[self.sequence]
 
     @property
     def is_held(self) -> bool:

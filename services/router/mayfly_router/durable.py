@@ -72,6 +72,8 @@ class Durable:
     def line_up(self, function: Function, delivery: Delivery, now: float) -> None:
         """Let it run: with others, in its turn, or at once."""
         spec = _spec(function)
+        if not _waits(delivery):
+            return  # it was given back or taken back meanwhile
         if spec is None or function.left:
             self.give_back(delivery)
         elif spec.batch is not None:
@@ -82,6 +84,8 @@ class Durable:
                 self._run_batch(function, batch, now)
         elif not spec.ordered or self._lane(spec).enter(delivery):
             self._run(function, delivery, now)
+        else:
+            delivery.park()
 
     def recall(self, function: Function, delivery: Delivery) -> None:
         """One that runs by another router's order: those of its key wait for it."""
@@ -96,6 +100,8 @@ class Durable:
         return lanes
 
     def _run(self, function: Function, delivery: Delivery, now: float) -> None:
+        delivery.taken = True
+        delivery.unpark()
         block = delivery.for_handler()
         call = Call(delivery.invocation, delivery.settle, block, delivery.payload, now, attempt=delivery.attempt)
         call.deliveries = (delivery,)
@@ -108,7 +114,12 @@ class Durable:
         else:
             self._stored.fetch(delivery, lambda: self._run(function, delivery, now), self._forget)
 
-    def _run_batch(self, function: Function, batch: list[Delivery], now: float) -> None:
+    def _run_batch(self, function: Function, gathered: list[Delivery], now: float) -> None:
+        batch = [delivery for delivery in gathered if _waits(delivery)]
+        if not batch:
+            return
+        for delivery in batch:
+            delivery.taken = True
         block, payload = batching.pack(batch)
         call = Call(batch[0].invocation, batch[0].settle, block, payload, now, attempt=batch[0].attempt)
         call.deliveries = tuple(batch)
@@ -153,6 +164,7 @@ class Durable:
         call.deliveries, call.gathered = found.deliveries, found.gathered
         (delivery,) = call.deliveries
         delivery.extended = float("-inf")  # its lease has run for some time
+        delivery.taken = True
         delivery.source.held[delivery.sequence] = delivery
         self._running[call.reply.encode()] = call
 
@@ -192,51 +204,64 @@ class Durable:
         self.conclude(delivery, settle.failed(delivery, error, spec, self._unix(), self._jitter(), self._room))
 
     def conclude(self, delivery: Delivery, verdict: Verdict) -> None:
+        delivery.taken = True
         self._settler.carry_out(delivery, verdict, self._concluded)
 
     def _concluded(self, delivery: Delivery, verdict: Verdict) -> None:
         if verdict.again_in_s is not None:
             delivery.attempt += 1
-            self._again.append((self._state.clock() + verdict.again_in_s, delivery))
+            self._run_at(self._state.clock() + verdict.again_in_s, delivery)
         else:
             self._forget(delivery)
 
+    def _run_at(self, at: float, delivery: Delivery) -> None:
+        """It runs again from here. Until then it takes no place in the window: other keys are not to wait for it."""
+        delivery.taken = False
+        delivery.park()
+        self._again.append((at, delivery))
+
     def _forget(self, delivery: Delivery) -> None:
         """It is no longer ours to look after; the next of its key may run."""
-        if delivery.is_held:
-            del delivery.source.held[delivery.sequence]
+        delivery.drop()
         name = delivery.source.function
         function = self._state.functions.get(name)
         if function is None:
             return
-        if (lanes := self._lanes.get(name)) and (following := lanes.leave(delivery)):
-            self._run(function, following, self._state.clock())
+        if lanes := self._lanes.get(name):
+            leaving: Delivery | None = delivery
+            while leaving is not None and (leaving := lanes.leave(leaving)) is not None:
+                if _waits(leaving):
+                    self._run(function, leaving, self._state.clock())
+                    break
         self._pull(delivery.source)
 
     # taking back
 
     def waiting(self, function: Function, invocation: str) -> Delivery | None:
-        """The delivery of that id, if it waits for a slot. Raises `Started` when it has one."""
-        for call in self._running.values():
-            for delivery in call.deliveries:
-                if delivery.invocation == invocation and delivery.source.function == function.name:
-                    if call.share is not None or call.left or call.gathered:
+        """The delivery of that id, if it waits here: for a slot, for others of its key, for a batch to be full, for its
+        next attempt. Raises `Started` when its turn has come."""
+        for source in function.sources:
+            for delivery in source.held.values():
+                if delivery.invocation == invocation:
+                    call = self._running.get(delivery.settle.encode())
+                    queued = call is not None and call.share is None and not call.left and not call.gathered
+                    if delivery.taken and not queued:
                         raise Started(invocation)
                     return delivery
         return None
 
     def cancel(self, function: Function, delivery: Delivery) -> None:
-        """One that waits for a slot is not to have it."""
-        call = self._running.pop(delivery.settle.encode())
-        for pool in function.pools.values():
-            pool.remove(call)
+        """One that waits is not to run."""
+        if (call := self._running.pop(delivery.settle.encode(), None)) is not None:
+            for pool in function.pools.values():
+                pool.remove(call)
+        self._again = [entry for entry in self._again if entry[1] is not delivery]
         self.conclude(delivery, settle.cancelled(delivery))
 
     def give_back(self, delivery: Delivery) -> None:
         """The stream has it, and gives it to whoever is to have it."""
         self._settler.say(delivery, GIVE_BACK)
-        if delivery.is_held:
-            del delivery.source.held[delivery.sequence]
+        delivery.drop()
 
     def give_back_call(self, call: Call) -> None:
         """It has not run here, and will not."""
@@ -251,7 +276,7 @@ class Durable:
         for delivery in call.deliveries:
             spec = _spec(self._state.functions.get(delivery.source.function))
             if spec is not None and spec.ordered and delivery.is_held:
-                self._again.append((self._state.clock(), delivery))
+                self._run_at(self._state.clock(), delivery)
             else:
                 self._settler.say(delivery, GIVE_BACK)
                 self._forget(delivery)
@@ -276,12 +301,13 @@ class Durable:
         self._running = {s: call for s, call in self._running.items() if call.deliveries[0].source.function != name}
 
     def _let_go(self, function: Function) -> None:
-        """Give back what does not run."""
+        """Give back what does not run, and has not run: its end is being written down."""
         name = function.name
-        running = {d for call in self._running.values() if call.share is not None for d in call.deliveries}
+        called = {delivery: call for call in self._running.values() for delivery in call.deliveries}
         for source in function.sources:
             for delivery in list(source.held.values()):
-                if delivery not in running:
+                call = called.get(delivery)
+                if call.share is None if call is not None else not delivery.taken:
                     self.give_back(delivery)
         self._again = [entry for entry in self._again if entry[1].source.function != name]
         self._lanes.pop(name, None)
@@ -324,6 +350,10 @@ class Started(Exception):
 
 def _spec(function: Function | None) -> VersionSpec | None:
     return function.current.spec if function is not None and function.current is not None else None
+
+
+def _waits(delivery: Delivery) -> bool:
+    return delivery.is_held and not delivery.taken
 
 
 def _needs_message(delivery: Delivery, spec: VersionSpec | None) -> bool:

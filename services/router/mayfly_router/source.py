@@ -36,6 +36,7 @@ class Source:
         self.held: dict[int, Delivery] = {}  # by sequence: received and not settled
         self.heard = 0.0  # when it last said anything
         self.early: dict[int, Delivery] | None = None  # while it is not known what came before them
+        self.parked = 0  # of those: they wait for others of their key, not for a slot
         self.gone = False  # no version that is current has this trigger, or the function is another router's
         self.owed = 0  # while it is not: what came before, and will be handed out before anything new
 
@@ -44,7 +45,7 @@ class Source:
         if self.early is not None:
             return max(0, self.owed - self.asked)
         self.enough = window - max(1, window // 4)
-        missing = window - self.asked - len(self.held)
+        missing = max(0, min(window - self._under_way, LARGEST_WINDOW - self.asked - len(self.held)))
         return missing if self.wants_more or (missing > 0 and not self.asked) else 0
 
     def received(self) -> None:
@@ -53,7 +54,11 @@ class Source:
 
     @property
     def wants_more(self) -> bool:
-        return self.asked + len(self.held) <= self.enough
+        return self._under_way <= self.enough
+
+    @property
+    def _under_way(self) -> int:
+        return self.asked + len(self.held) - self.parked
 
     def __repr__(self) -> str:
         return f"<Source {self.key.decode()}: {len(self.held)} held, {self.asked} asked for, {self.pending} pending>"
