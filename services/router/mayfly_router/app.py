@@ -162,6 +162,7 @@ class Router:
             self._orders.hold()
             self._durable.extend(self.state.clock())
             self._intake.look_for_silence(self.state.clock())
+            self._keyed.tick(self.state.clock())
             with suppress(BusError):
                 self._bus.publish(subjects.load_router(self._config.name), records.encode(self.state.load()))
 

@@ -196,6 +196,7 @@ class Catalog:
         for call in function.leave():
             self._handovers.divert(call, name)
         self._durable.release(function)
+        self._keyed.release(name)
 
     async def _let_go(self, members: RouterMembers, leaving: dict[str, Function]) -> None:
         """Unsubscribe from what is others' when they have subscribed."""
