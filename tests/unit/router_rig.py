@@ -25,6 +25,7 @@ from mayfly_router.source import Source
 from mayfly_router.state import State
 from mayfly_router.stored import Stored
 
+block_of = headers.block
 _invoke = codec.Unpacker(messages.Invoke)
 
 
@@ -56,7 +57,7 @@ class Wire:
         self.streams: dict[tuple[str, int], tuple[str, bytes]] = {}  # what direct get finds
         self.refuses: set[str] = set()  # beginnings of subjects that no stream takes
         self.received: dict[str, Any] = {}
-        self.tried = 0
+        self.claimed: bytes | None = None  # what the bucket has for every key
 
     def publish(
         self, subject: str | bytes, payload: bytes = b"", *, reply: str | bytes = b"", headers: bytes | None = None
@@ -69,11 +70,15 @@ class Wire:
         self, subject: str, payload: bytes = b"", *, headers: bytes | None = None, timeout_s: float = 5.0
     ) -> Reply:
         await asyncio.sleep(0)
-        self.tried += 1
         if len(payload) + len(headers or b"") > self.max_payload:
             raise MessageTooLarge("too large")
         if any(subject.startswith(refused) for refused in self.refuses):
             raise JetStreamError("no")
+        if subject.startswith("$KV.") and self.claimed is not None:
+            return Reply(None, b'{"error":{"err_code":10071}}')
+        if subject.startswith("$JS.API.DIRECT.GET.KV_"):
+            fields = {"Nats-Subject": subject.split(".", 5)[5], "Nats-Sequence": "1"}
+            return Reply(block_of(fields), self.claimed or b"")
         if subject.startswith("$JS.API.DIRECT.GET."):
             return self._found(subject.split(".")[4], json.loads(payload)["seq"])
         if subject.startswith("$JS.API.CONSUMER.INFO."):
@@ -86,7 +91,7 @@ class Wire:
         if message is None:
             return Reply(b"NATS/1.0 404 Message Not Found\r\n\r\n", b"")
         fields = {"Nats-Subject": message[0], "Nats-Sequence": str(sequence)}
-        return Reply(headers.block(fields), message[1])
+        return Reply(block_of(fields), message[1])
 
     def new_inbox(self) -> str:
         return "_INBOX_router.x"

@@ -333,3 +333,36 @@ async def test_what_is_being_settled_is_not_given_back(rig: Rig) -> None:
     rig.durable.reline(function, spec(ordered="subject.2"))
     await rig.rest()
     assert rig.wire.words() == ["7 +ACK"]
+
+
+async def test_a_batch_can_be_full(rig: Rig) -> None:
+    """As many are asked for as one call takes: else each waits for the end of its window, whatever waits upstream."""
+    await rig.deploy(slots=0, batch=Batch(size=500, window_s=60))
+    assert rig.events.asked == 500
+    for sequence in range(500):
+        rig.deliver(sequence)
+    assert rig.function.waiting == 1
+
+
+async def test_what_takes_its_routers_with_it_has_no_more_attempts(rig: Rig) -> None:
+    """A hundred deliveries without an outcome: a schedule would begin a hundred more."""
+    await rig.deploy()
+    rig.deliver(7, times=200)
+    await rig.rest()
+    ((subject, block, _),) = rig.wire.stored
+    assert subject == "dlq.f"
+    assert "200 times in vain" in headers.parse(block)[headers.REASON]
+
+
+async def test_repeated_calls_leave_room_for_others(rig: Rig) -> None:
+    """They wait for the first one's result, which may take its time, and fill no window."""
+    function = await rig.deploy()
+    source = next(source for source in function.sources if source.stream == "ASYNC")
+    rig.wire.claimed = records.encode(IdempotencyRecord(invocation="A1", until=2e9))
+    for sequence in range(2, 2 + source.asked):
+        rig.deliver(sequence, raw=headers.block({headers.IDEMPOTENCY_KEY: "k"}), stream="ASYNC")
+    await rig.rest()
+    assert source.parked == len(source.held)
+    for delivery in list(source.held.values()):
+        rig.durable.give_back(delivery)
+    await rig.over()

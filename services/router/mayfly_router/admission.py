@@ -24,7 +24,8 @@ from mayfly_router.stored import Stored
 
 REDELIVERIES = 100  # beyond its attempts: it takes its routers with it
 TICK_KEPT_S = 86_400  # in which a tick is not run again
-POLL_S = 1.0  # for the result of the first call with a key
+POLL_S = 0.5  # for the result of the first call with a key, at first
+LONGEST_POLL_S = 10.0
 
 _OURS = b"\r\nMayfly-"
 
@@ -69,6 +70,7 @@ class Admission:
         source = delivery.source
         if delivery.redelivered > spec.retries.attempts + REDELIVERIES:
             vain = f"it was delivered {delivery.redelivered} times in vain"
+            delivery.attempt = max(delivery.attempt, spec.retries.attempts)  # none is left
             self._durable.refuse(delivery, ErrorType.NODE_LOST, vain)
         elif len(delivery.payload) > (limit := self._durable.payload_limit) or len(raw) > HEADERS_LIMIT:
             self._durable.fail(delivery, replies.too_large(len(delivery.payload), limit, len(raw), delivery.invocation))
@@ -124,6 +126,7 @@ class Admission:
         """A durable call with an idempotency key: if it is not the first, it gets the first one's result."""
         spec = function.current.spec if function.current is not None else None
         assert delivery.key_of_call is not None
+        pause_s = POLL_S
         try:
             while spec is not None and not function.left:
                 found = await self._claims.claim(
@@ -135,7 +138,11 @@ class Admission:
                 if found.headers is not None:
                     self._durable.conclude(delivery, settle.repeated(delivery, found.headers, found.payload))
                     return
-                await asyncio.sleep(POLL_S)
+                delivery.park()  # those that have a key of their own go on
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
+                if not delivery.is_held:
+                    return  # it was given back, or taken back
         except BusError as error:
             _log.warning("key.unclaimed", invocation=delivery.invocation, error=str(error))
         self._durable.give_back(delivery)

@@ -118,7 +118,8 @@ class Intake:
         if pool is None:
             return
         coming = pool.starts.covering * pool.spec.concurrency
-        count = source.missing(window(pool.slots + coming, pool.service_s))
+        batch = pool.spec.batch.size if pool.spec.batch is not None else 1
+        count = source.missing(window(pool.slots + coming, pool.service_s, batch))
         if count <= 0 or self._state.backlog.full:
             return
         source.asked += count

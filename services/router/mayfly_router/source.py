@@ -45,7 +45,7 @@ class Source:
         if self.early is not None:
             return max(0, self.owed - self.asked)
         self.enough = window - max(1, window // 4)
-        missing = max(0, min(window - self._under_way, LARGEST_WINDOW - self.asked - len(self.held)))
+        missing = max(0, min(window - self._under_way, max(LARGEST_WINDOW, window) - self.asked - len(self.held)))
         return missing if self.wants_more or (missing > 0 and not self.asked) else 0
 
     def received(self) -> None:
@@ -74,9 +74,9 @@ def sources(spec: VersionSpec) -> list[Source]:
     return found
 
 
-def window(slots: int, service_s: float | None) -> int:
-    """How many deliveries of one source may be here or on their way. ``slots``: those ready and those coming."""
-    if not slots:
-        return SMALLEST_WINDOW
+def window(slots: int, service_s: float | None, batch: int = 1) -> int:
+    """How many deliveries of one source may be here or on their way. ``slots``: those ready and those coming.
+    ``batch``: deliveries in a call; less than that many, and it would never be full."""
     ahead = 1 if service_s is None else min(AHEAD, ceil(AHEAD_S / service_s))
-    return min(LARGEST_WINDOW, max(SMALLEST_WINDOW, slots * (1 + ahead)))
+    calls = max(1, slots * (1 + ahead))
+    return min(max(LARGEST_WINDOW, batch), max(SMALLEST_WINDOW, calls * batch))
