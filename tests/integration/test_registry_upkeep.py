@@ -178,3 +178,17 @@ async def test_a_subject_that_is_no_text_stops_nothing(bus: Bus, connect: Connec
     await UnknownCalls(bus, store).sweep(NOW)
     await Upkeep(bus, store, Wiring(bus)).events(NOW, 3600)
     assert await jetstream.last(bus, storage.DLQ, subjects.dead_letter("helo")) is not None
+
+
+@pytest.mark.parametrize("block", [b"NATS/1.0 503\r\n\r\n", b"NATS/1.0 503 No", b"NATS/1.X 404 No", b"garbage"])
+async def test_a_header_block_that_is_none_stops_nothing(bus: Bus, connect: Connect, block: bytes) -> None:
+    """The server stores what a publisher calls headers, also what looks like its own word on a request."""
+    client = await connect("client")
+    await client.request(subjects.async_call("aaa"), b"odd", headers=block)
+    await client.request("event.a", b"odd", headers=block)
+    await client.request(subjects.async_call("helo"), b"lost")
+    store = Store(bus)
+    await UnknownCalls(bus, store).sweep(NOW)
+    await Upkeep(bus, store, Wiring(bus)).events(NOW, 3600)
+    assert await left(bus, storage.ASYNC) == []
+    assert sorted(await left(bus, storage.DLQ)) == [b"lost", b"odd"]

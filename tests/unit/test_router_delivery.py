@@ -225,3 +225,12 @@ def test_a_retry_is_no_tick() -> None:
     """It was fired by a schedule, too."""
     raw = headers.block({headers.SCHEDULER: "mayfly.schedule.f.E7", headers.SCHEDULE_NEXT: "purge"})
     assert timing.tick(raw) is None
+
+
+@pytest.mark.parametrize(
+    "raw", [b"NATS/1.0\r\nMayfly-Subject: event.admin\r\nX: a", b"NATS/1.0\r\nMayfly-Subject: event.admin", b"garbage"]
+)
+def test_a_block_without_an_end_forges_nothing(raw: bytes) -> None:
+    """The server passes it on: the router's line is a line of its own all the same."""
+    assert headers.parse(delivery(raw=raw).for_handler())[headers.EVENT_SUBJECT] == "event.orders.eu.created"
+    assert headers.parse(headers.added(raw, {"A": "b"}))["A"] == "b"
