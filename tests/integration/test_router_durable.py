@@ -306,6 +306,24 @@ async def test_an_order_is_kept_when_its_router_is_killed(durable: Durable) -> N
     assert set(worker.runs.values()) == {1}
 
 
+async def test_an_order_goes_on_at_once_when_a_router_joins(durable: Durable) -> None:
+    """What waited at the old owner is given back and comes to the new one: nobody waits for leases to end."""
+    mayfly = durable.mayfly
+    worker = await mayfly.worker()
+    await mayfly.router("r1")
+    await durable.scripted(OF_R2, ordered="subject.3", max_instances=4)
+    worker.held = asyncio.Event()
+    for number in range(6):
+        await durable.publish(b"%d" % number, "event.orders.a")
+    await mayfly.until(lambda state: state["functions"][OF_R2]["in_flight"] == 1, "r1")
+    await mayfly.router_process("r2")
+    await mayfly.until(lambda state: state["functions"].get(OF_R2, {}).get("in_flight") == 1, "r2")
+    worker.held.set()
+    await durable.done(storage.EVENTS, f"{OF_R2}_1", 8)
+    assert list(worker.runs) == [b"%d" % number for number in range(6)]
+    assert set(worker.runs.values()) == {1}
+
+
 async def test_a_worker_that_dies_costs_an_attempt(durable: Durable) -> None:
     """Its events run elsewhere, at once."""
     mayfly = durable.mayfly

@@ -57,6 +57,7 @@ class Wire:
         self.streams: dict[tuple[str, int], tuple[str, bytes]] = {}  # what direct get finds
         self.refuses: set[str] = set()  # beginnings of subjects that no stream takes
         self.received: dict[str, Any] = {}
+        self.acked = 0  # sequence up to which all consumers are acknowledged
         self.claimed: bytes | None = None  # what the bucket has for every key
 
     def publish(
@@ -82,7 +83,9 @@ class Wire:
         if subject.startswith("$JS.API.DIRECT.GET."):
             return self._found(subject.split(".")[4], json.loads(payload)["seq"])
         if subject.startswith("$JS.API.CONSUMER.INFO."):
-            return Reply(None, b'{"delivered":{"stream_seq":0},"num_ack_pending":0}')
+            return Reply(
+                None, b'{"delivered":{"stream_seq":0},"num_ack_pending":0,"ack_floor":{"stream_seq":%d}}' % self.acked
+            )
         self.stored.append((subject, headers, payload))
         return Reply(None, b'{"seq":1}')
 

@@ -50,6 +50,7 @@ async def test_in_an_order_it_runs_again_from_here(rig: Rig) -> None:
     rig.wire.streams["EVENTS", 7] = ("event.a.b", b"seven")
     rig.durable.recall(rig.function, rig.events.held[7])
     rig.done(refused=[(-1, "busy")])
+    await rig.rest()
     rig.durable.tick(rig.now)
     await rig.rest()
     assert rig.wire.words() == []
@@ -67,6 +68,7 @@ async def test_a_lost_outcome_does_not_let_others_of_its_key_overtake(rig: Rig) 
     rig.done(first)
     rig.now += 3
     rig.durable.extend(rig.now)
+    await rig.rest()
     rig.durable.tick(rig.now)
     assert [payload for _, payload in rig.wire.invokes()] == [b"7", b"7"]
     rig.outcome(rig.wire.invokes()[1][0])
@@ -366,3 +368,17 @@ async def test_repeated_calls_leave_room_for_others(rig: Rig) -> None:
     for delivery in list(source.held.values()):
         rig.durable.give_back(delivery)
     await rig.over()
+
+
+async def test_what_another_router_has_settled_does_not_run_again_in_its_order(rig: Rig) -> None:
+    """It let the function go, and the outcome came to it still: the next of the key runs."""
+    await rig.deploy(ordered="subject.2")
+    rig.events.early = None
+    for sequence in (7, 8):
+        rig.deliver(sequence, b"%d" % sequence)
+    rig.done(rig.wire.invokes()[0][0])
+    rig.wire.acked = 7
+    rig.now += 3
+    rig.durable.extend(rig.now)
+    await rig.rest()
+    assert [payload for _, payload in rig.wire.invokes()] == [b"7", b"8"]

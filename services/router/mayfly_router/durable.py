@@ -9,6 +9,7 @@ An outcome that does not come is noticed: a call that left its slot some time ag
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -270,13 +271,13 @@ class Durable:
             self.give_back(delivery)
 
     def run_again(self, call: Call) -> None:
-        """It has not begun, or nobody knows how it ended. In an order it runs again from here, for what follows it is
-        here as well; else the stream gives it again."""
+        """It has not begun, or nobody here knows how it ended. In an order it runs again from here, for what follows it
+        is here as well, unless another router has settled it; else the stream gives it again, if that still has it."""
         self._running.pop(call.reply.encode(), None)
         for delivery in call.deliveries:
             spec = _spec(self._state.functions.get(delivery.source.function))
             if spec is not None and spec.ordered and delivery.is_held:
-                self._run_at(self._state.clock(), delivery)
+                self._stored.ask(delivery, partial(self._run_at, self._state.clock(), delivery), self._forget)
             else:
                 self._settler.say(delivery, GIVE_BACK)
                 self._forget(delivery)
