@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nats
@@ -55,14 +56,18 @@ def wait_until_ready(platform: subprocess.Popen[str]) -> bool:
 
 def show(addresses: dict[str, str]) -> None:
     say("Deploy a function: one file, no manifest.")
-    run("mayfly", "deploy", str(HERE / "hello.py"), "--keep-alive", str(KEEP_ALIVE_S))
+    run("mayfly", "deploy", str(HERE / "hello.py"), "--keep-alive", str(KEEP_ALIVE_S), "--event", "people.*.arrived")
     say("Call it by NATS. No instance runs: a cold start.")
     by_nats(addresses["nats"])
     say("Call it by curl. The instance is there: a warm start.")
     by_curl(addresses["http"])
+    say("Publish an event: it is kept until the functions that it triggers have handled it.")
+    run("mayfly", "publish", "people.eu.arrived", '{"name": "Grace"}')
+    wait_until(lambda: "Grace" in output("logs", "hello"), "the event was not handled in time")
+    run("mayfly", "logs", "hello", "--tail", "1")
     run("mayfly", "instances")
     say(f"After {KEEP_ALIVE_S} idle seconds the instance is reclaimed; zero is the resting state.")
-    wait_until_reclaimed()
+    wait_until(lambda: output("instances", "-o", "json").strip() == "[]", "the instance was not reclaimed in time")
     run("mayfly", "instances")
     say("The next call starts a new one.")
     by_curl(addresses["http"])
@@ -106,14 +111,16 @@ def by_nats(url: str) -> None:
     asyncio.run(request())
 
 
-def wait_until_reclaimed() -> None:
+def output(*args: str) -> str:
+    return subprocess.run([MAYFLY, *args], check=True, capture_output=True, text=True).stdout
+
+
+def wait_until(condition: Callable[[], bool], otherwise: str) -> None:
     deadline = time.monotonic() + KEEP_ALIVE_S + 15
-    while time.monotonic() < deadline:
-        listed = subprocess.run([MAYFLY, "instances", "-o", "json"], check=True, capture_output=True, text=True)
-        if not json.loads(listed.stdout):
-            return
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(otherwise)
         time.sleep(0.25)
-    raise SystemExit("the instance was not reclaimed in time")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ _BUSY_S = 5  # until a subject that is full may be tried again
 
 _TRY_AGAIN = 10008  # JetStream system temporarily unavailable
 _STORE_FAILED = 10077
+_TOO_LARGE = 10054  # for the stream, headers included
 _PER_SUBJECT = "per subject"  # in the description; the code is the same when the whole stream is full
 
 
@@ -33,6 +34,9 @@ async def accept(bus: Bus, subject: str, payload: bytes, *, headers: bytes, wait
     except MessageTooLarge as error:
         raise CallError(ErrorType.TOO_LARGE, str(error), component=component) from None
     except JetStreamError as error:
+        if error.code == _TOO_LARGE:
+            message = f"{len(payload)} bytes, and {len(headers)} of headers: more than the stream takes in a message"
+            raise CallError(ErrorType.TOO_LARGE, message, component=component) from None
         message = f"the stream does not take it: {error}"
         raise CallError(ErrorType.UNAVAILABLE, message, component=component, retry_after_s=1) from None
     except BusError:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_demo_shows_cold_warm_and_reclaimed_and_stops_on_ctrl_c(tmp_path: Path) -> None:
-    """Cold by NATS, warm by curl, gone after its keep-alive, cold again; Ctrl-C ends it all."""
+    """Cold by NATS, warm by curl, run by an event, gone after its keep-alive, cold again; Ctrl-C ends it all."""
     environ = os.environ | {"PORT": "0", "NATS_PORT": "0", "XDG_CONFIG_HOME": str(tmp_path)}
     command = [sys.executable, str(ROOT / "examples/demo.py")]
     demo = subprocess.Popen(
@@ -32,6 +32,7 @@ def test_demo_shows_cold_warm_and_reclaimed_and_stops_on_ctrl_c(tmp_path: Path) 
     assert demo.wait(timeout=30) == 0, said
     starts = [word for line in lines for word in ("cold", "warm") if f"mayfly-start: {word}" in line.lower()]
     assert starts == ["cold", "warm", "cold"], said
+    assert "greeting Grace" in said, said
     assert said.count("no instances") == 1, said
     assert len(below) > 5
     assert not [pid for pid in below if outside.alive(pid)]

@@ -132,6 +132,16 @@ def test_a_repeated_key_gets_the_first_result(platform: Platform, tmp_path: Path
     assert platform.cli("invoke", "durable-keyed", "-d", "3", "--idempotency-key", "k").stdout == '{"got":1}'
 
 
+def test_a_result_too_large_to_keep_is_given_all_the_same(platform: Platform, tmp_path: Path) -> None:
+    """To whoever waits and to whoever asks later; the next call with the key is a first one, at once."""
+    code = "def handler(event, context):\n    return b'x' * 7_000_000\n"
+    deploy(platform, tmp_path, "durable-huge", code=code)
+    for _ in range(2):
+        assert len(platform.cli("invoke", "durable-huge", "--idempotency-key", "k").stdout) == 7_000_000
+    identity = platform.cli("invoke", "durable-huge", "--async", "--idempotency-key", "k").stdout.strip()
+    assert len(platform.cli("result", identity, "--wait", "20").stdout) == 7_000_000
+
+
 def test_an_event_runs_its_function(platform: Platform, tmp_path: Path) -> None:
     """By command and by HTTP, and a CloudEvent comes as one; who is paused gets it when he is resumed."""
     code = "def handler(event, context):\n    print(event, context.headers.get('ce-id'))\n"
@@ -160,6 +170,27 @@ def test_schedules_are_listed(platform: Platform, tmp_path: Path) -> None:
     (row,) = rows(platform, "schedules", "durable-timed", "--count", "2")
     assert (row["schedule"], row["timezone"], row["paused"]) == ("30 4 * * *", "Europe/Amsterdam", False)
     assert [each[11:16] for each in row["next"].split(",")] == ["04:30", "04:30"]
+
+
+def test_the_largest_event_that_is_taken_still_fits_a_dead_letter(
+    platform: Platform, tmp_path: Path, nats_cli: str
+) -> None:
+    """Whatever an acknowledgement was given for can be run, fail, and be buried; what is larger is refused at once."""
+    code = "def handler(event, context):\n    raise ValueError(len(event))\n"
+    deploy(platform, tmp_path, "durable-large", QUICK, 'triggers = [{ event = "large.>" }]', code=code)
+
+    def publish(size: int) -> dict[str, Any]:
+        command = [nats_cli, "--server", platform.nats, "req", "--raw", "event.large.x", "--force-stdin"]
+        done = subprocess.run(command, input=b"x" * size, capture_output=True, timeout=30, env=platform.environ)
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    assert "maximum allowed" in publish(8 * 1024 * 1024 - 1)["error"]["description"]
+    assert publish(8 * 1024 * 1024 - 32 * 1024)["seq"]
+    (letter,) = until(lambda: rows(platform, "dlq", "ls", "durable-large"), timeout_s=40)
+    assert letter["size"] == 8 * 1024 * 1024 - 32 * 1024
+    platform.cli("dlq", "purge", "durable-large")
 
 
 async def test_the_client(platform: Platform, tmp_path: Path) -> None:

@@ -11,9 +11,7 @@ import pytest
 from mayfly_broker import bootstrap
 from mayfly_broker.config import make_passwords
 from mayfly_broker.server import EmbeddedServer
-from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
-from mayfly_chassis.errors import JetStreamError
 from mayfly_proto import storage, subjects
 from tests.conftest import Connect
 
@@ -179,12 +177,3 @@ async def test_the_cli_takes_the_same_files(empty: EmbeddedServer, nats_cli: str
     by_us = {name: (await _info(bus, name))["config"] for name in CONFIGURATIONS}
     assert by_cli == by_us
     await bus.close()
-
-
-@pytest.mark.parametrize("subject", ["event.a", "async.f"])
-async def test_what_has_no_room_for_a_reason_is_refused_when_it_is_published(connect: Connect, subject: str) -> None:
-    """A dead letter is a message too: one that is as large as can be would have to go without its payload."""
-    client = await connect("client")
-    with pytest.raises(JetStreamError, match="exceeds maximum"):
-        await jetstream.publish(client, subject, bytes(client.max_payload - 16_000))
-    await jetstream.publish(client, subject, bytes(client.max_payload - 17_000))

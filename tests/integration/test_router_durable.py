@@ -141,18 +141,6 @@ async def test_a_failing_call_is_tried_and_then_a_dead_letter(real: Durable) -> 
         await real.done(stream, "f")
 
 
-async def test_an_event_as_large_as_a_message_can_be_ends_as_a_dead_letter(real: Durable) -> None:
-    """Those after it are served."""
-    await real.real("f")
-    payload = bytes(real.mayfly.caller.max_payload - 20_000)
-    await real.publish(payload)
-    identity = await real.call("f", b"1")
-    assert await real.result(identity, "f") == b"1"
-    (letter,) = await until(lambda: real.letters("f"))
-    assert letter.payload == payload
-    await real.done(storage.EVENTS, "f_1")
-
-
 async def test_a_subject_of_any_bytes_is_an_event(real: Durable) -> None:
     """It is run and acknowledged, and so is the next."""
     await real.real("f", on_success="event.seen")

@@ -131,7 +131,9 @@ class Rig:
             jitter=lambda: 0.5,
             pull=lambda source: self.intake.pull(source),
         )
-        admission = Admission(self.state, self.durable, stored, Claims(bus), self.background, lambda: 1_800_000_000)
+        admission = Admission(
+            self.state, self.durable, stored, Claims(bus), self.background, lambda: 1_800_000_000, 900_000
+        )
         self.intake = Intake(bus, self.state, admission.admit, admission.opened, lambda _: None)
         handovers = Handovers(bus, self.state, self.dispatch, self.durable.give_back_call)
         self.dispatch.attach(

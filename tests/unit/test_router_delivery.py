@@ -100,6 +100,19 @@ def test_one_at_a_time_and_in_order_for_each_key(keys: list[int], chance: object
     assert len(begun) == len(keys)
 
 
+def test_what_never_ran_frees_no_lane() -> None:
+    """Refused at the door, put off or taken back while it waited: the one before it goes on alone."""
+    lanes = Lanes("subject.2")
+    first, second, third, refused = (delivery(sequence, b"event.k") for sequence in range(1, 5))
+    assert [lanes.enter(event) for event in (first, second, third)] == [True, False, False]
+    assert lanes.leave(refused) is None
+    lanes.remove(second)
+    assert lanes.leave(second) is None
+    assert lanes.leave(first) is third
+    assert lanes.leave(third) is None
+    assert lanes.enter(second)
+
+
 # batches
 
 

@@ -198,6 +198,26 @@ def test_the_result_of_a_call_with_a_key_is_kept_for_the_next_one() -> None:
     assert (record.headers, record.until) == (None, 0.0)
 
 
+def test_a_result_too_large_to_keep_does_not_keep_its_call_from_ending() -> None:
+    """The next call with the key runs again; a claim that no server takes would have this one run for ever."""
+    call = delivery("ASYNC", raw=headers.block({headers.IDEMPOTENCY_KEY: "order 7"}))
+    result, claim = settle.succeeded(call, RESULT, b"x" * (claims.LARGEST + 1), spec()).writes
+    assert len(result.payload) == claims.LARGEST + 1
+    record = records.decode(claim.payload, IdempotencyRecord)
+    assert (record.headers, record.payload, record.until) == (None, b"", 0.0)
+    (_, largest) = settle.succeeded(call, RESULT, b"x" * claims.LARGEST, spec()).writes
+    assert len(largest.payload) < 8 * 1024 * 1024
+
+
+def test_only_an_event_has_a_stream_to_wait_for() -> None:
+    """A destination of the operator's own, on which nobody may listen, must not keep the event from ending."""
+    for subject, stored in (("event.billed", True), ("alerts.billed", False)):
+        (success,) = settle.succeeded(delivery(), RESULT, b"", spec(on_success=subject)).writes
+        last = delivery(attempt=3)
+        dead_letter, failure = settle.failed(last, BOOM, spec(on_failure=subject), NOW, 0.5).writes
+        assert (success.stored, dead_letter.stored, failure.stored) == (stored, True, stored)
+
+
 def test_two_streams_with_the_same_sequence_do_not_share_a_retry() -> None:
     """A retry takes the place of the one before it under its subject: never that of another event."""
     one = Delivery(Source("f", "ORDERS", "f_1"), b"$JS.ACK.ORDERS.f_1.1.7.1.0.0", 1, 7, 0).fill(b"orders.a", None, b"")

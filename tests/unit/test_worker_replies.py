@@ -51,6 +51,7 @@ def test_a_handler_cannot_raise_the_platforms_errors() -> None:
     assert from_function("node_lost", "x", "").kind is ErrorType.FUNCTION_ERROR
     assert from_function("nonsense", "x", "").kind is ErrorType.FUNCTION_ERROR
     assert from_function("bad_result", "x", "").kind is ErrorType.BAD_RESULT
+    assert from_function("loop", "x", "").kind is ErrorType.LOOP
 
 
 def test_an_endless_message_or_traceback_is_cut() -> None:

@@ -141,6 +141,8 @@ def describe(error: BaseException) -> tuple[str, str, str]:
         return "bad_result", str(error), ""
     if isinstance(error, MemoryError):
         return "out_of_memory", "MemoryError: the instance's memory limit is reached", ""
+    if isinstance(error, asks.CallError) and error.type == "loop":
+        return "loop", str(error), format_traceback(error)
     return "function_error", _sentence(error), format_traceback(error)
 
 

@@ -10,10 +10,9 @@ from mayfly_chassis.errors import BusError
 from mayfly_proto import headers, storage
 from mayfly_proto.errors import ErrorType
 from mayfly_proto.records import VersionSpec
-from mayfly_router import claims, replies, settle, timing
+from mayfly_router import claims, settle, timing
 from mayfly_router.claims import Claims
 from mayfly_router.delivery import Delivery
-from mayfly_router.dispatch import HEADERS_LIMIT
 from mayfly_router.durable import Durable
 from mayfly_router.function import Function
 from mayfly_router.orders import Background
@@ -41,6 +40,7 @@ class Admission:
         found: Claims,
         background: Background,
         unix: Callable[[], float],
+        limit: int,
     ) -> None:
         self._state = state
         self._durable = durable
@@ -48,6 +48,7 @@ class Admission:
         self._claims = found
         self._background = background
         self._unix = unix
+        self._limit = limit  # bytes of a payload and its headers that a node can be sent
 
     def admit(self, function: Function, delivery: Delivery, now: float) -> None:
         """A delivery has come."""
@@ -56,12 +57,7 @@ class Admission:
             self._durable.give_back(delivery)
         elif source.early is not None:
             source.early[delivery.sequence] = delivery
-        elif (
-            raw is None
-            and not source.is_object
-            and delivery.redelivered < REDELIVERIES
-            and len(delivery.payload) <= self._durable.payload_limit
-        ):
+        elif raw is None and not source.is_foreign and delivery.redelivered < REDELIVERIES:
             self._durable.line_up(function, delivery, now)
         else:
             self._look_closer(function, function.current.spec, delivery, raw or b"", now)
@@ -72,8 +68,8 @@ class Admission:
             vain = f"it was delivered {delivery.redelivered} times in vain"
             delivery.attempt = max(delivery.attempt, spec.retries.attempts)  # none is left
             self._durable.refuse(delivery, ErrorType.NODE_LOST, vain)
-        elif len(delivery.payload) > (limit := self._durable.payload_limit) or len(raw) > HEADERS_LIMIT:
-            self._durable.fail(delivery, replies.too_large(len(delivery.payload), limit, len(raw), delivery.invocation))
+        elif source.is_foreign and len(delivery.payload) + len(raw) > self._limit:
+            self._too_large(delivery, len(raw))
         elif source.is_object and _is_deletion(delivery.payload):
             self._durable.conclude(delivery, Verdict([]))
         elif source.is_due and (tick := timing.tick(raw)) is not None:
@@ -89,6 +85,13 @@ class Admission:
             self._background(f"claim {delivery.invocation}", self._claim(function, delivery))
         else:
             self._durable.line_up(function, delivery, now)
+
+    def _too_large(self, delivery: Delivery, headers_size: int) -> None:
+        """A stream of the user's takes more than a call can carry, or a dead letter."""
+        size, where = len(delivery.payload), f"message {delivery.sequence} of stream {delivery.source.stream}"
+        delivery.payload, delivery.headers = b"", None
+        told = f"{size} bytes, and {headers_size} of headers, are more than a call may carry: they are {where}"
+        self._durable.refuse(delivery, ErrorType.TOO_LARGE, told)
 
     def _put_off(self, delivery: Delivery, raw: bytes) -> bool:
         """Whether it is not for now."""
@@ -125,24 +128,27 @@ class Admission:
     async def _claim(self, function: Function, delivery: Delivery) -> None:
         """A durable call with an idempotency key: if it is not the first, it gets the first one's result."""
         spec = function.current.spec if function.current is not None else None
-        assert delivery.key_of_call is not None
+        key, door = delivery.key_of_call, self._durable.at_the_door
+        assert key is not None
         pause_s = POLL_S
         try:
             while spec is not None and not function.left:
-                found = await self._claims.claim(
-                    delivery.key_of_call, delivery.invocation, ttl_s=spec.idempotency_ttl_s
-                )
+                found = await self._claims.claim(key, delivery.invocation, ttl_s=spec.idempotency_ttl_s)
                 if found is None:
                     self._durable.line_up(function, delivery, self._state.clock())
                     return
                 if found.headers is not None:
                     self._durable.conclude(delivery, settle.repeated(delivery, found.headers, found.payload))
                     return
+                door.add(delivery)
                 delivery.park()  # those that have a key of their own go on
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
+                if delivery not in door:
+                    return  # it was taken back
+                door.discard(delivery)
                 if not delivery.is_held:
-                    return  # it was given back, or taken back
+                    return  # it was given back
         except BusError as error:
             _log.warning("key.unclaimed", invocation=delivery.invocation, error=str(error))
         self._durable.give_back(delivery)

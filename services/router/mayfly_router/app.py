@@ -73,9 +73,9 @@ class Router:
             jitter=secrets.SystemRandom().random,
             pull=lambda source: self._intake.pull(source),
         )
-        admission = Admission(self.state, self._durable, stored, found, self._errand, time.time)
+        admission = Admission(self.state, self._durable, stored, found, self._errand, time.time, bus.payload_limit)
         self._intake = Intake(bus, self.state, admission.admit, admission.opened, soon)
-        cancel = Cancel(bus, self._durable, found, self._errand)
+        cancel = Cancel(bus, self._durable, self._errand)
         self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background, self._durable.adopt)
         self._handovers = Handovers(bus, self.state, self._dispatch, self._durable.give_back_call)
         self._catalog = Catalog(

@@ -3,7 +3,7 @@
 On the wire to the instance a batch is a msgpack array of ``[id, subject, headers, attempt, payload]``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -11,7 +11,7 @@ from mayfly_proto import headers
 from mayfly_proto.records import Batch
 from mayfly_router.delivery import Delivery
 
-_ITEM_BYTES = 300  # of a batch's frame beside what is its publisher's, roughly
+_ITEM_BYTES = 300  # of a batch's frame beside an item's payload and headers, roughly
 _FAILURES = b"batchItemFailures"
 
 
@@ -41,6 +41,13 @@ class Gathering:
         taken, self._items, self._bytes = self._items, [], 0
         return taken
 
+    def remove(self, delivery: Delivery) -> None:
+        self._items.remove(delivery)
+        self._bytes -= _size(delivery)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return iter(self._items)
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -53,16 +60,28 @@ def pack(deliveries: list[Delivery]) -> tuple[bytes, bytes]:
 
 
 def failed(deliveries: Sequence[Delivery], result: bytes) -> list[Delivery]:
-    """Those that a handler's result names as failed. One that names what was not in the batch (as far as the batch is
-    known here), or that cannot be read, is taken for the failure of all, as AWS Lambda does: none is lost."""
-    if _FAILURES not in result:
-        return []
-    try:
-        named = {failure.itemIdentifier for failure in msgspec.json.decode(result, type=_Result).batchItemFailures}
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    """Those that a handler's result names as failed. One that names what was not in the batch, or that cannot be
+    read, is taken for the failure of all, as AWS Lambda does: none is lost."""
+    named = _named(result)
+    if named is None:
         return list(deliveries)
     found = [delivery for delivery in deliveries if delivery.identity in named]
     return found if len(found) == len(named) else list(deliveries)
+
+
+def names_failures(result: bytes) -> bool:
+    """Whether any may have failed, of a batch that is not known here."""
+    return _named(result) != set()
+
+
+def _named(result: bytes) -> set[str] | None:
+    """None: it cannot be read."""
+    if _FAILURES not in result:
+        return set()
+    try:
+        return {failure.itemIdentifier for failure in msgspec.json.decode(result, type=_Result).batchItemFailures}
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
 
 
 class _Failure(msgspec.Struct):

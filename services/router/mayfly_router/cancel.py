@@ -12,9 +12,9 @@ import structlog
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, JetStreamError
+from mayfly_chassis.jetstream import Stored
 from mayfly_proto import headers, results, storage, subjects
-from mayfly_router import claims, settle
-from mayfly_router.claims import Claims
+from mayfly_router import settle
 from mayfly_router.delivery import Delivery
 from mayfly_router.durable import Durable, Started
 from mayfly_router.function import Function
@@ -22,8 +22,6 @@ from mayfly_router.orders import Background
 from mayfly_router.source import Source
 
 _NOT_THERE = frozenset({10037, 10043, 10057})  # message not found, sequence out of range or deleted
-
-_KEY = headers.IDEMPOTENCY_KEY.encode()
 
 _log = structlog.get_logger()
 
@@ -34,9 +32,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Cancel:
-    def __init__(self, bus: Bus, durable: Durable, found: Claims, background: Background) -> None:
+    def __init__(self, bus: Bus, durable: Durable, background: Background) -> None:
         self._bus = bus
-        self._claims = found
         self._durable = durable
         self._background = background
 
@@ -58,15 +55,14 @@ class Cancel:
                 self._bus.publish(reply, msgspec.json.encode(answer))
 
     async def _cancel(self, function: Function, invocation: str) -> Answer:
-        raw = await self._headers(function.name, invocation)
-        if not self._take_back(function, invocation):
-            if not await self._unschedule(function.name, invocation) and not await self._remove(invocation):
-                return Answer(False, f"{invocation} is over, or there is no such call")
+        if self._take_back(function, invocation):
+            return Answer(True)
+        scheduled = await self._unschedule(function.name, invocation)
+        if scheduled is not None or await self._remove(invocation):
             if not self._take_back(function, invocation):  # else it had come here meanwhile
-                await self._record(function.name, invocation)
-        if raw and (key := headers.find(raw, _KEY)):
-            await self._claims.let_go(claims.key(function.name, key.decode("utf-8", "replace")), invocation)
-        return Answer(True)
+                await self._record(function, invocation, scheduled)
+            return Answer(True)
+        return Answer(False, f"{invocation} is over, or there is no such call")
 
     def _take_back(self, function: Function, invocation: str) -> bool:
         delivery = self._durable.waiting(function, invocation)
@@ -74,19 +70,12 @@ class Cancel:
             self._durable.cancel(function, delivery)
         return delivery is not None
 
-    async def _headers(self, function: str, invocation: str) -> bytes | None:
-        """Of the call, where it lies: in its stream, or as a schedule."""
-        number = _number(invocation)
-        message = await jetstream.at(self._bus, storage.ASYNC, number) if number else None
-        if message is None:
-            subject = subjects.schedule(function, invocation)
-            message = await jetstream.first(self._bus, storage.SCHEDULES, subject)
-        return None if message is None else message.headers
-
-    async def _unschedule(self, function: str, invocation: str) -> bool:
-        request = {"filter": subjects.schedule(function, invocation)}
-        answer = await jetstream.api(self._bus, subjects.stream_purge(storage.SCHEDULES), request)
-        return bool(answer.get("purged"))
+    async def _unschedule(self, function: str, invocation: str) -> Stored | None:
+        """What it was, if it waited for its time."""
+        subject = subjects.schedule(function, invocation)
+        found = (await jetstream.newest(self._bus, storage.SCHEDULES, [subject])).get(subject)
+        answer = await jetstream.api(self._bus, subjects.stream_purge(storage.SCHEDULES), {"filter": subject})
+        return found if answer.get("purged") else None
 
     async def _remove(self, invocation: str) -> bool:
         number = _number(invocation)
@@ -101,11 +90,15 @@ class Cancel:
             raise
         return bool(answer.get("success"))
 
-    async def _record(self, function: str, invocation: str) -> None:
-        """Its last word."""
-        delivery = Delivery(Source(function, storage.ASYNC, ""), b"", 0, _number(invocation), 0.0)
+    async def _record(self, function: Function, invocation: str, scheduled: Stored | None) -> None:
+        """Its last word. One that has been tried has a claim to its key; the next one with that is the first now."""
+        delivery = Delivery(Source(function.name, storage.ASYNC, ""), b"", 0, _number(invocation), 0.0)
         delivery.invocation = invocation
-        for write in settle.cancelled(delivery).writes:
+        if scheduled is not None and scheduled.headers:
+            delivery.headers = scheduled.headers
+            delivery.attempt = int(headers.find(scheduled.headers, headers.ATTEMPT.encode()) or 1)
+        spec = function.current.spec if function.current is not None and delivery.attempt > 1 else None
+        for write in settle.cancelled(delivery, spec).writes:
             await jetstream.publish(self._bus, write.subject, write.payload, headers=write.headers)
 
 

@@ -14,11 +14,10 @@ import structlog
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import KeyExists, WrongRevision
 from mayfly_chassis.kv import Bucket
-from mayfly_proto import headers, records, storage
-from mayfly_proto.errors import CallError, ErrorType
+from mayfly_proto import records, storage
 from mayfly_proto.records import IdempotencyRecord
-from mayfly_router.replies import COMPONENT
 
+LARGEST = 5 * 1024 * 1024  # bytes of a result: a larger one, as base64 in JSON, is no message any more, and is not kept
 CLAIMED_S = 86_400  # that a claim is kept at least: whoever runs it replaces or drops it when it is done
 UNTIL_DONE = 1e12  # Unix time: the stream has the call, and somebody will run it
 
@@ -31,7 +30,6 @@ class Claims:
 
     def __init__(self, bus: Bus) -> None:
         self._bucket = Bucket(bus, storage.IDEMPOTENCY)
-        self._room = bus.max_payload
 
     async def claim(
         self, key: str, invocation: str, *, ttl_s: int, until: float = UNTIL_DONE, reply: str = ""
@@ -67,29 +65,12 @@ class Claims:
         entry = await self._bucket.get(key)
         return None if entry is None else _decoded(key, entry.value)
 
-    async def keep(self, key: str, raw: bytes, payload: bytes, ttl_s: int) -> None:
-        record = result("", raw, payload, self._room)
+    async def keep(self, key: str, record: IdempotencyRecord, ttl_s: int) -> None:
         await self._bucket.put(key, records.encode(record), ttl_s=ttl_s)
-
-    async def let_go(self, key: str, invocation: str) -> None:
-        """That call will not run: if the claim is its own, the next one is the first."""
-        found = await self.read(key)
-        if found is not None and found.headers is None and found.invocation == invocation:
-            await self.drop(key)
 
     async def drop(self, key: str) -> None:
         """It came to nothing: the next one is the first again."""
         await self._bucket.purge(key)
-
-
-def result(invocation: str, raw: bytes | None, payload: bytes, room: int) -> IdempotencyRecord:
-    """What is kept of a result, in a message of so many bytes. Too large for the bucket (JSON has its bytes in base64)
-    it is said to be: to run the next call with the key would be to run it twice."""
-    if (len(payload) + len(raw or b"")) * 4 // 3 + 1000 <= room:
-        return IdempotencyRecord(invocation=invocation, headers=raw or headers.PROLOGUE + b"\r\n", payload=payload)
-    sentence = f"the call with this key is done; its result of {len(payload)} bytes is too large to be given again"
-    error = CallError(ErrorType.TOO_LARGE, sentence, component=COMPONENT, invocation=invocation)
-    return IdempotencyRecord(invocation=invocation, headers=error.headers(), payload=error.body())
 
 
 def _decoded(key: str, value: bytes) -> IdempotencyRecord:

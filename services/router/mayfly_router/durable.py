@@ -10,6 +10,7 @@ An outcome that does not come is noticed: a call that left its slot some time ag
 
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 
 import structlog
 
@@ -66,6 +67,7 @@ class Durable:
         self._running: dict[bytes, Call] = {}  # by settle subject: handed to dispatch, not settled
         self._lanes: dict[str, Lanes] = {}
         self._gatherings: dict[str, Gathering] = {}
+        self.at_the_door: set[Delivery] = set()  # they wait for the result of the first call with their key
         self._again: list[tuple[float, Delivery]] = []  # in the order of a key: when it is to run again
 
     # to a slot
@@ -147,6 +149,8 @@ class Durable:
             try:
                 if error is not None:
                     self.fail(delivery, error)
+                elif not call.gathered and self._names_unknown(delivery, payload):
+                    self.give_back(delivery)
                 elif delivery in bad:
                     self.refuse(delivery, ErrorType.FUNCTION_ERROR, "the batch's result names it as failed")
                 else:
@@ -156,13 +160,19 @@ class Durable:
                 self._settler.say(delivery, NOT_NOW)
                 self._forget(delivery)
 
+    def _names_unknown(self, delivery: Delivery, payload: bytes) -> bool:
+        """A batch that another router put together, of which the first one's numbers are all that is known here, and
+        its result names some as failed: that one comes again, as the others do when their leases are over."""
+        spec = _spec(self._state.known(delivery.source.function))
+        return spec is not None and spec.batch is not None and batching.names_failures(payload)
+
     def adopt(self, call: Call) -> None:
         """It runs by another router's order, or by ours before the function went away and came back: from now on it is
         settled here."""
         found = self._unknown(call.reply)
         if found is None or (call.deliveries and call.deliveries[0].source is found.deliveries[0].source):
             return  # it is no delivery's, or was ours all along
-        call.deliveries, call.gathered = found.deliveries, found.gathered
+        call.deliveries = found.deliveries
         (delivery,) = call.deliveries
         delivery.extended = float("-inf")  # its lease has run for some time
         delivery.taken = True
@@ -182,8 +192,6 @@ class Durable:
         now = self._state.clock()
         call = Call("", subject, None, b"", now)
         call.deliveries = (Delivery(source or Source(name, stream, consumer), ack, redelivered, sequence, now),)
-        spec = _spec(function)
-        call.gathered = spec is not None and spec.batch is not None  # the others of it come again
         return call
 
     def refuse(self, delivery: Delivery, kind: ErrorType, sentence: str) -> None:
@@ -194,7 +202,7 @@ class Durable:
         if not delivery.whole and _needs_message(delivery, spec):
             self._stored.fetch(delivery, lambda: self._settle_success(delivery, raw, payload), self._forget)
         else:
-            self.conclude(delivery, settle.succeeded(delivery, raw, payload, spec, self._room))
+            self.conclude(delivery, settle.succeeded(delivery, raw, payload, spec))
 
     def fail(self, delivery: Delivery, error: CallError) -> None:
         """To be tried again, or given up."""
@@ -239,25 +247,42 @@ class Durable:
     # taking back
 
     def waiting(self, function: Function, invocation: str) -> Delivery | None:
-        """The delivery of that id, if it waits here: for a slot, for others of its key, for a batch to be full, for its
-        next attempt. Raises `Started` when its turn has come."""
-        for source in function.sources:
-            for delivery in source.held.values():
-                if delivery.invocation == invocation:
-                    call = self._running.get(delivery.settle.encode())
-                    queued = call is not None and call.share is None and not call.left and not call.gathered
-                    if delivery.taken and not queued:
+        """The delivery of that id, if it waits here: for a slot, its turn, its time, or a full batch. Raises `Started`
+        when it has a slot."""
+        name = function.name
+        for call in self._running.values():
+            for delivery in call.deliveries:
+                if delivery.invocation == invocation and delivery.source.function == name:
+                    if call.share is not None or call.left or call.adopted:
                         raise Started(invocation)
                     return delivery
-        return None
+        gathered = self._gatherings.get(name, ())
+        in_line = lanes.waiting() if (lanes := self._lanes.get(name)) else ()
+        others = chain(self.at_the_door, (delivery for _, delivery in self._again))
+        ours = (delivery for delivery in others if delivery.source.function == name)
+        return next((d for d in chain(gathered, in_line, ours) if d.invocation == invocation), None)
 
     def cancel(self, function: Function, delivery: Delivery) -> None:
         """One that waits is not to run."""
-        if (call := self._running.pop(delivery.settle.encode(), None)) is not None:
+        name = function.name
+        spec = None if delivery in self.at_the_door else _spec(function)
+        call = next((call for call in self._running.values() if delivery in call.deliveries), None)
+        if call is not None:
+            del self._running[call.reply.encode()]
             for pool in function.pools.values():
                 pool.remove(call)
-        self._again = [entry for entry in self._again if entry[1] is not delivery]
-        self.conclude(delivery, settle.cancelled(delivery))
+            if rest := [other for other in call.deliveries if other is not delivery]:
+                for other in rest:
+                    other.taken = False
+                self._run_batch(function, rest, self._state.clock())
+        elif delivery in self._gatherings.get(name, ()):
+            self._gatherings[name].remove(delivery)
+        elif (lanes := self._lanes.get(name)) and delivery in lanes.waiting():
+            lanes.remove(delivery)
+        else:
+            self.at_the_door.discard(delivery)
+            self._again = [entry for entry in self._again if entry[1] is not delivery]
+        self.conclude(delivery, settle.cancelled(delivery, spec))
 
     def give_back(self, delivery: Delivery) -> None:
         """The stream has it, and gives it to whoever is to have it."""

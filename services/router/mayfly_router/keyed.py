@@ -2,7 +2,7 @@
 
 The first one runs, and its result comes here before it goes to the caller: it is kept, then given to all who wait for
 it. Whoever owns the function by then can do that, since the claim says who was first. An error is given to them too,
-and not kept: the next call with the key runs again.
+and not kept, nor is a result that is too large for it: the next call with the key runs again.
 """
 
 import asyncio
@@ -104,12 +104,13 @@ class Keyed:
         try:
             here = self._running.get(subject)
             others = [] if here is not None and here.ours else await self._waiting(key)
-            if _ERROR_CODE in raw and errors.from_reply(raw, payload) is not None:
+            error = _ERROR_CODE in raw and errors.from_reply(raw, payload) is not None
+            if error or len(payload) > claims.LARGEST:
                 await self._claims.drop(key)
             else:
                 name = subject.removeprefix(subjects.KEYED_PREFIX).rpartition(".")[0]
                 ttl_s = _ttl_s(self._state.known(name))
-                await self._claims.keep(key, raw, payload, ttl_s)
+                await self._claims.keep(key, IdempotencyRecord(invocation="", headers=raw, payload=payload), ttl_s)
         except BusError as error:
             _log.warning("key.not_kept", key=key, error=str(error))
         self._tell(subject, raw, payload, others)

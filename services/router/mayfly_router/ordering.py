@@ -1,6 +1,7 @@
 """Events of one key run one after another, those of different keys side by side."""
 
 from collections import deque
+from collections.abc import Iterator
 
 from mayfly_proto import headers
 from mayfly_router.delivery import Delivery
@@ -8,40 +9,63 @@ from mayfly_router.delivery import Delivery
 _TOKEN = "subject."  # noqa: S105 - a token of a subject
 
 
+class _Lane:
+    __slots__ = ("running", "waiting")
+
+    def __init__(self) -> None:
+        self.running: set[Delivery] = set()  # one, as a rule; what another router began with may be more
+        self.waiting: deque[Delivery] = deque()
+
+
 class Lanes:
     """One lane for each key that has an event under way."""
 
     def __init__(self, ordered: str) -> None:
         self.ordered = ordered
-        self._under_way: dict[str, Delivery] = {}
-        self._waiting: dict[str, deque[Delivery]] = {}
+        self._lanes: dict[str, _Lane] = {}
 
     def enter(self, delivery: Delivery) -> bool:
         """Whether it may run now; if not, `leave` hands it out in its turn."""
-        delivery.key = key(self.ordered, delivery)
-        if self._under_way.setdefault(delivery.key, delivery) is delivery:
-            return True
-        self._waiting.setdefault(delivery.key, deque()).append(delivery)
-        return False
+        lane = self._lane(delivery)
+        if lane.running:
+            lane.waiting.append(delivery)
+            return False
+        lane.running.add(delivery)
+        return True
 
     def recall(self, delivery: Delivery) -> None:
         """One that runs by another router's order: those of its key wait for it."""
-        delivery.key = key(self.ordered, delivery)
-        self._under_way.setdefault(delivery.key, delivery)
+        lane = self._lane(delivery)
+        if delivery not in lane.waiting:
+            lane.running.add(delivery)
 
     def leave(self, delivery: Delivery) -> Delivery | None:
-        """It is settled for good. Returns the next one of its key; none if it was not this one's turn."""
-        key, lane = delivery.key, self._waiting.get(delivery.key)
-        if self._under_way.get(key) is not delivery:
-            if lane and delivery in lane:
-                lane.remove(delivery)
+        """It is settled for good. Returns the next one of its key; none when this one did not run: it was refused at
+        the door, put off, or taken back."""
+        lane = self._lanes.get(delivery.key)
+        if lane is None or delivery not in lane.running:
             return None
-        if not lane:
-            del self._under_way[key]
-            self._waiting.pop(key, None)
+        lane.running.discard(delivery)
+        if lane.running:
             return None
-        following = self._under_way[key] = lane.popleft()
+        if not lane.waiting:
+            del self._lanes[delivery.key]
+            return None
+        following = lane.waiting.popleft()
+        lane.running.add(following)
         return following
+
+    def waiting(self) -> Iterator[Delivery]:
+        for lane in self._lanes.values():
+            yield from lane.waiting
+
+    def remove(self, delivery: Delivery) -> None:
+        """One that waits is not to have its turn."""
+        self._lanes[delivery.key].waiting.remove(delivery)
+
+    def _lane(self, delivery: Delivery) -> _Lane:
+        delivery.key = key(self.ordered, delivery)
+        return self._lanes.setdefault(delivery.key, _Lane())
 
 
 def key(ordered: str, delivery: Delivery) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from mayfly_proto import errors, headers, records, states, storage, subjects
+from mayfly_proto import headers, records, states, storage, subjects
 from mayfly_proto.errors import CallError, ErrorDetail, ErrorType
 from mayfly_proto.records import IdempotencyRecord, Retries, VersionSpec
 from mayfly_router import claims
@@ -30,11 +30,12 @@ _CLOUD_EVENT = headers.CLOUD_EVENT.encode()
 
 
 class Write(NamedTuple):
-    """A message that a stream has to take."""
+    """A message to publish: a stream has to take it, or it is just sent (to a subject of the user's own)."""
 
     subject: str
     headers: bytes
     payload: bytes
+    stored: bool = True
 
 
 class Verdict(NamedTuple):
@@ -43,15 +44,15 @@ class Verdict(NamedTuple):
     again_in_s: float | None = None  # it comes again from here, without the stream: its key waits for it
 
 
-def succeeded(
-    delivery: Delivery, raw: bytes | None, payload: bytes, spec: VersionSpec | None, room: int = ROOM
-) -> Verdict:
+def succeeded(delivery: Delivery, raw: bytes | None, payload: bytes, spec: VersionSpec | None) -> Verdict:
     """``raw`` and ``payload`` are the function's result."""
     writes = []
     if delivery.is_call:
         writes.append(_record(delivery, states.Invocation.SUCCEEDED, raw, payload, delivery.attempt))
     if spec is not None and (key := delivery.key_of_call):
-        record = claims.result(delivery.invocation, raw, payload, room)
+        record = IdempotencyRecord(invocation=delivery.invocation, headers=raw, payload=payload)
+        if len(payload) > claims.LARGEST:
+            record = IdempotencyRecord(invocation=delivery.invocation)
         writes.append(_claim(key, record, spec.idempotency_ttl_s))
     if spec is not None and spec.on_success:
         content_type = headers.find(raw or b"", _CONTENT_TYPE)
@@ -71,9 +72,8 @@ def failed(
     if error.kind in PERMANENT or spec is None:
         return _given_up(delivery, error, spec, now, first_at, "", room)
     if delivery.attempt >= retries.attempts:
-        return _given_up(
-            delivery, error, spec, now, first_at, f" (attempt {delivery.attempt} of {retries.attempts})", room
-        )
+        of = f" (attempt {delivery.attempt} of {retries.attempts})"
+        return _given_up(delivery, error, spec, now, first_at, of, room)
     if now + wait_s - first_at / 1000 > retries.max_age_s:
         return _given_up(delivery, error, spec, now, first_at, f" (tried for {retries.max_age_s:g} s)", room)
     delivery.first_at = first_at
@@ -87,8 +87,8 @@ def failed(
 
 def repeated(delivery: Delivery, raw: bytes, payload: bytes) -> Verdict:
     """A call that was made before: ``raw`` and ``payload`` are the first one's result."""
-    state = states.Invocation.SUCCEEDED if errors.from_reply(raw, payload) is None else states.Invocation.FAILED
-    return Verdict([_record(delivery, state, headers.added(raw, {headers.REPLAYED: "true"}), payload, 0)])
+    raw = headers.added(raw, {headers.REPLAYED: "true"})
+    return Verdict([_record(delivery, states.Invocation.SUCCEEDED, raw, payload, 0)])
 
 
 def later(delivery: Delivery, at: float) -> Verdict:
@@ -97,8 +97,12 @@ def later(delivery: Delivery, at: float) -> Verdict:
     return Verdict([again_at(delivery, at, 1), record], final=False)
 
 
-def cancelled(delivery: Delivery) -> Verdict:
-    return Verdict([_record(delivery, states.Invocation.CANCELLED, None, b"", delivery.attempt - 1)])
+def cancelled(delivery: Delivery, spec: VersionSpec | None) -> Verdict:
+    """``spec`` None: it has no claim to its key."""
+    writes = [_record(delivery, states.Invocation.CANCELLED, None, b"", delivery.attempt - 1)]
+    if spec is not None and (key := delivery.key_of_call):
+        writes.append(_claim(key, IdempotencyRecord(invocation=delivery.invocation), spec.idempotency_ttl_s))
+    return Verdict(writes)
 
 
 def backoff_s(retries: Retries, attempt: int, jitter: float) -> float:
@@ -196,4 +200,5 @@ def _publish(delivery: Delivery, subject: str, how: str, fields: dict[str, str],
     }
     kept = [line for line in (delivery.headers or b"").split(b"\r\n") if line.lower().startswith(_CLOUD_EVENT)]
     block = headers.block(ours)
-    return Write(subject, block[:-2] + b"".join(line + b"\r\n" for line in kept) + b"\r\n", payload)
+    stored = subject.startswith(subjects.event(""))
+    return Write(subject, block[:-2] + b"".join(line + b"\r\n" for line in kept) + b"\r\n", payload, stored)

@@ -69,7 +69,10 @@ class Settler:
 
     async def _written(self, write: Write) -> BusError | None:
         try:
-            await jetstream.publish(self._bus, write.subject, write.payload, headers=write.headers)
+            if write.stored:
+                await jetstream.publish(self._bus, write.subject, write.payload, headers=write.headers)
+            else:
+                self._bus.publish(write.subject, write.payload, headers=write.headers)
         except BusError as error:
             return error
         return None

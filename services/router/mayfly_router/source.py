@@ -29,6 +29,7 @@ class Source:
         self.next_subject = subjects.consumer_next(stream, consumer).encode()
         self.letter = storage.ID_LETTERS.get(stream, storage.OTHER_STREAM)
         self.is_due = stream == storage.SCHEDULES
+        self.is_foreign = self.letter == storage.OTHER_STREAM  # the user's own
         self.is_object = stream.startswith(subjects.OBJECT_STREAM_PREFIX)
         self.asked = 0
         self.enough = 0  # of what is here and asked for: with more than that, nothing more is asked for

@@ -22,6 +22,7 @@ _FROM_FUNCTION = {
         ErrorType.BAD_RESULT,
         ErrorType.BAD_REQUEST,
         ErrorType.TOO_LARGE,
+        ErrorType.LOOP,  # what it called or published was refused for that
         ErrorType.OUT_OF_MEMORY,  # a MemoryError that the process survived
     )
 }
