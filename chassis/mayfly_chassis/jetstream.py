@@ -107,12 +107,17 @@ async def first(
 
 
 def _found(reply: Reply, wanted: str) -> Stored | None:
+    if _is_message(reply.headers):
+        return stored(reply.headers or b"", reply.payload)
     status = headers.status(reply.headers)
     if status == "404":
         return None
-    if status is not None or reply.headers is None:
-        raise JetStreamError(f"direct get of {wanted}: {(reply.headers or b'')[9:100]!r}")
-    return stored(reply.headers, reply.payload)
+    raise JetStreamError(f"direct get of {wanted}: {(reply.headers or b'')[9:100]!r}")
+
+
+def _is_message(raw: bytes | None) -> bool:
+    """Not the server's word on the request. The first line does not tell: a publisher may have written anything."""
+    return raw is not None and headers.find_last(raw, b"Nats-Sequence") is not None
 
 
 async def at(bus: Bus, stream: str, sequence: int, *, timeout_s: float = 5.0) -> Stored | None:
@@ -214,7 +219,7 @@ class _Pages:
             return
         status = headers.status(raw)
         try:
-            if status is None and raw is not None:
+            if raw is not None and _is_message(raw):
                 message = stored(raw, payload)
                 self._next = message.sequence + 1
                 self._pending = int(headers.find(raw, b"Nats-Num-Pending") or 0)
@@ -234,4 +239,4 @@ def stored(raw: bytes, payload: bytes) -> Stored:
     subject, sequence = headers.find_last(raw, b"Nats-Subject"), headers.find_last(raw, b"Nats-Sequence")
     if subject is None or sequence is None:
         raise JetStreamError(f"not a stored message: {raw[:200]!r}")
-    return Stored(subject.decode(), int(sequence), raw, payload)
+    return Stored(subject.decode("utf-8", "replace"), int(sequence), raw, payload)  # the server takes any bytes

@@ -81,12 +81,20 @@ def block(fields: dict[str, str]) -> bytes:
 def added(raw: bytes | None, fields: dict[str, str]) -> bytes:
     """The same block with further fields before the others, so that `find` meets these first."""
     ours = block(fields)
-    return ours if not raw else ours[:-2] + raw[raw.index(b"\r\n") + 2 :]
+    return ours if not raw else ours[:-2] + _whole(raw).partition(b"\r\n")[2]
 
 
 def appended(raw: bytes | None, name: str, value: bytes) -> bytes:
     """The same block with a last line more: of a name that comes twice, that one counts."""
-    return b"%b%b: %b\r\n\r\n" % (raw[:-2] if raw else PROLOGUE, name.encode(), value)
+    return b"%b%b: %b\r\n\r\n" % (_whole(raw)[:-2] if raw else PROLOGUE, name.encode(), value)
+
+
+def _whole(raw: bytes) -> bytes:
+    """The server passes on whatever a publisher calls a header block: one without an end would swallow what follows."""
+    if raw.endswith(b"\r\n\r\n"):
+        return raw
+    lines = [line for line in raw.split(b"\r\n")[1:] if b":" in line]
+    return PROLOGUE + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
 
 def find(raw: bytes, name: bytes) -> bytes | None:

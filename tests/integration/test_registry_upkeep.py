@@ -179,3 +179,30 @@ async def test_what_is_due_is_taken_from_a_function_that_comes_meanwhile(bus: Bu
     assert await left(bus, storage.SCHEDULES) == [b"hello", b"gone"]
     await upkeep.consumers_and_schedules(now + timedelta(minutes=5))
     assert await left(bus, storage.SCHEDULES) == [b"hello"]
+
+
+async def test_a_subject_that_is_no_text_stops_nothing(bus: Bus, connect: Connect) -> None:
+    """The server takes any bytes for a subject, from anybody: calls to other names are swept, events are looked at."""
+    client = await connect("client")
+    for odd in (b"async.\x01x", "async.a\u200b".encode(), b"async.\xff", b"event.orders.\xff\xfe"):
+        await client.request(odd, b"odd")
+    await client.request(subjects.async_call("helo"), b"lost")
+    await deploy(bus, spec({"event": "orders.>"}))
+    store = Store(bus)
+    await UnknownCalls(bus, store).sweep(NOW)
+    await Upkeep(bus, store, Wiring(bus)).events(NOW, 3600)
+    assert await jetstream.last(bus, storage.DLQ, subjects.dead_letter("helo")) is not None
+
+
+@pytest.mark.parametrize("block", [b"NATS/1.0 503\r\n\r\n", b"NATS/1.0 503 No", b"NATS/1.X 404 No", b"garbage"])
+async def test_a_header_block_that_is_none_stops_nothing(bus: Bus, connect: Connect, block: bytes) -> None:
+    """The server stores what a publisher calls headers, also what looks like its own word on a request."""
+    client = await connect("client")
+    await client.request(subjects.async_call("aaa"), b"odd", headers=block)
+    await client.request("event.a", b"odd", headers=block)
+    await client.request(subjects.async_call("helo"), b"lost")
+    store = Store(bus)
+    await UnknownCalls(bus, store).sweep(NOW)
+    await Upkeep(bus, store, Wiring(bus)).events(NOW, 3600)
+    assert await left(bus, storage.ASYNC) == []
+    assert sorted(await left(bus, storage.DLQ)) == [b"lost", b"odd"]

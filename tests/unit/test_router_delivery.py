@@ -178,7 +178,7 @@ def test_a_window_follows_what_can_run() -> None:
     assert window(1, 0.0001) == 33
 
 
-@given(st.integers(1, 2000), st.integers(0, 2000), st.integers(0, 2000))
+@given(st.integers(1, LARGEST_WINDOW), st.integers(0, 2000), st.integers(0, 2000))
 def test_no_more_is_asked_for_than_the_window(size: int, asked: int, held: int) -> None:
     """What is here, what is on its way and what is asked for now fit together."""
     source = Source("f", "EVENTS", "f_1")
@@ -238,3 +238,12 @@ def test_a_retry_is_no_tick() -> None:
     """It was fired by a schedule, too."""
     raw = headers.block({headers.SCHEDULER: "mayfly.schedule.f.E7", headers.SCHEDULE_NEXT: "purge"})
     assert timing.tick(raw) is None
+
+
+@pytest.mark.parametrize(
+    "raw", [b"NATS/1.0\r\nMayfly-Subject: event.admin\r\nX: a", b"NATS/1.0\r\nMayfly-Subject: event.admin", b"garbage"]
+)
+def test_a_block_without_an_end_forges_nothing(raw: bytes) -> None:
+    """The server passes it on: the router's line is a line of its own all the same."""
+    assert headers.parse(delivery(raw=raw).for_handler())[headers.EVENT_SUBJECT] == "event.orders.eu.created"
+    assert headers.parse(headers.added(raw, {"A": "b"}))["A"] == "b"

@@ -96,7 +96,7 @@ class World(RuleBasedStateMachine):
         self.dispatch = Dispatch(bus, self.state, 10.0, self.soon.append)
         self.tasks: deque[Coroutine[Any, Any, None]] = deque()
         self.fleet = Fleet(bus, self.state, self.dispatch, lambda _name, task: self.tasks.append(task), _never)
-        self.dispatch.attach(act=self.act, divert=self.never, stale=self.never, keyed=self.never)
+        self.dispatch.attach(act=self.act, divert=self.never, stale=self.never, keyed=self.never, again=self.never)
         self.workers: dict[str, Worker] = {}
         self.lives = 0
         self.ids = count()

@@ -101,4 +101,7 @@ async def _again(chassis: Chassis, work: Callable[[], Awaitable[None]], every_s:
             await work()
         except BusError as error:
             chassis.log.warning(f"{work.__name__}.failed", error=str(error))
+        except Exception:
+            # Whatever lies in the streams that nobody thought of: it must not take the registry with it, each time.
+            chassis.log.exception(f"{work.__name__}.broke")
         await asyncio.sleep(every_s)

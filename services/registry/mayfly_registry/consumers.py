@@ -110,13 +110,17 @@ class Consumers:
 
     async def _of(self, stream: str) -> list[Info]:
         found: dict[str, Info] = {}
-        offset = 0
+        offset, total = 0, -1
         while True:
             page = await jetstream.api(self._bus, subjects.consumer_list(stream), {"offset": offset})
             infos = [_info(entry) for entry in page.get("consumers") or ()]
+            if offset and page["total"] != total:  # one of the pages before has gone: another has moved up, unseen
+                found, offset, total = {}, 0, -1
+                continue
+            total = page["total"]
             found |= {info.name: info for info in infos}
             offset += len(infos)
-            if not infos or offset >= page["total"]:
+            if not infos or offset >= total:
                 return [*found.values()]
 
 

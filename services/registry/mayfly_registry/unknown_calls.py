@@ -23,6 +23,7 @@ AT_ONCE = 500  # of one name, before it is looked up again
 _NO_MESSAGE = 10_057
 _KEPT = tuple(name.encode() for name in (headers.DEPTH, headers.IDEMPOTENCY_KEY))
 _DROPPED = (b"Nats-", b"Mayfly-")
+_REPLACED = "\ufffd"  # what the server has no letter for
 
 _log = structlog.get_logger()
 
@@ -36,6 +37,9 @@ class UnknownCalls:
         """Raises `BusError`; the next round goes on."""
         for subject in await jetstream.counts(self._bus, storage.ASYNC, subjects.ASYNC_CALLS):
             name = subject.removeprefix(subjects.async_call(""))
+            if not name.isprintable() or _REPLACED in name:
+                _log.warning("calls.unreadable", name=name)  # no client of ours can name it, and no function has it
+                continue
             moved = 0
             while not await self._is_function(name) and (batch := await self._move(name, subject, now)):
                 moved += batch

@@ -23,7 +23,8 @@ from mayfly_router.stored import Stored
 
 REDELIVERIES = 100  # beyond its attempts: it takes its routers with it
 TICK_KEPT_S = 86_400  # in which a tick is not run again
-POLL_S = 1.0  # for the result of the first call with a key
+POLL_S = 0.5  # for the result of the first call with a key, at first
+LONGEST_POLL_S = 10.0
 
 _OURS = b"\r\nMayfly-"
 
@@ -65,6 +66,7 @@ class Admission:
         source = delivery.source
         if delivery.redelivered > spec.retries.attempts + REDELIVERIES:
             vain = f"it was delivered {delivery.redelivered} times in vain"
+            delivery.attempt = max(delivery.attempt, spec.retries.attempts)  # none is left
             self._durable.refuse(delivery, ErrorType.NODE_LOST, vain)
         elif source.is_foreign and len(delivery.payload) + len(raw) > self._limit:
             self._too_large(delivery, len(raw))
@@ -128,6 +130,7 @@ class Admission:
         spec = function.current.spec if function.current is not None else None
         key, door = delivery.key_of_call, self._durable.at_the_door
         assert key is not None
+        pause_s = POLL_S
         try:
             while spec is not None and not function.left:
                 found = await self._claims.claim(key, delivery.invocation, ttl_s=spec.idempotency_ttl_s)
@@ -138,10 +141,14 @@ class Admission:
                     self._durable.conclude(delivery, settle.repeated(delivery, found.headers, found.payload))
                     return
                 door.add(delivery)
-                await asyncio.sleep(POLL_S)
+                delivery.park()  # those that have a key of their own go on
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
                 if delivery not in door:
                     return  # it was taken back
                 door.discard(delivery)
+                if not delivery.is_held:
+                    return  # it was given back
         except BusError as error:
             _log.warning("key.unclaimed", invocation=delivery.invocation, error=str(error))
         self._durable.give_back(delivery)
@@ -173,7 +180,7 @@ def _is_deletion(payload: bytes) -> bool:
     """An object's last word may be that it is gone."""
     try:
         return msgspec.json.decode(payload, type=_Object).deleted
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
@@ -60,9 +60,9 @@ class Router:
         self._dispatch = Dispatch(bus, self.state, config.wait_s, soon)
         self._orders = Orders(bus, self.state, self._dispatch, chassis.background, self._outdated)
         found = Claims(bus)
-        self._keyed = Keyed(bus, self.state, self._dispatch, found, chassis.background)
-        settler = Settler(bus, chassis.background)
-        stored = Stored(bus, settler, chassis.background)
+        self._keyed = Keyed(bus, self.state, self._dispatch, found, self._errand)
+        settler = Settler(bus, self._errand)
+        stored = Stored(bus, settler, self._errand)
         self._durable = Durable(
             bus,
             self.state,
@@ -73,11 +73,9 @@ class Router:
             jitter=secrets.SystemRandom().random,
             pull=lambda source: self._intake.pull(source),
         )
-        admission = Admission(
-            self.state, self._durable, stored, found, chassis.background, time.time, bus.payload_limit
-        )
+        admission = Admission(self.state, self._durable, stored, found, self._errand, time.time, bus.payload_limit)
         self._intake = Intake(bus, self.state, admission.admit, admission.opened, soon)
-        cancel = Cancel(bus, self._durable, chassis.background)
+        cancel = Cancel(bus, self._durable, self._errand)
         self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background, self._durable.adopt)
         self._handovers = Handovers(bus, self.state, self._dispatch, self._durable.give_back_call)
         self._catalog = Catalog(
@@ -97,7 +95,11 @@ class Router:
         self._nodes = Mirror(bus, storage.NODES, self._fleet.on_lease)
         self._routes = Mirror(bus, storage.ROUTES, self._fleet.on_route)
         self._dispatch.attach(
-            act=self._orders.act, divert=self._handovers.divert, stale=self._refused_by, keyed=self._keyed.enter
+            act=self._orders.act,
+            divert=self._handovers.divert,
+            stale=self._refused_by,
+            keyed=self._keyed.enter,
+            again=self._durable.run_again,
         )
 
     async def start(self) -> None:
@@ -132,6 +134,10 @@ class Router:
         for mirror in (self._membership, self._catalog, self._routes, self._nodes):
             await mirror.stop()
 
+    def _errand(self, name: str, errand: Coroutine[None, None, None]) -> None:
+        """For one call or event: whatever is wrong with it, the others are not to blame."""
+        self._chassis.background(name, _alone(name, errand))
+
     async def _drain(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_s):
@@ -156,6 +162,7 @@ class Router:
             self._orders.hold()
             self._durable.extend(self.state.clock())
             self._intake.look_for_silence(self.state.clock())
+            self._keyed.tick(self.state.clock())
             with suppress(BusError):
                 self._bus.publish(subjects.load_router(self._config.name), records.encode(self.state.load()))
 
@@ -183,6 +190,13 @@ class Router:
         client = records.Client(server=event.server.id, id=event.client.id)
         self._fleet.disconnected(client)
         self._membership.disconnected(client)
+
+
+async def _alone(name: str, errand: Coroutine[None, None, None]) -> None:
+    try:
+        await errand
+    except Exception:  # noqa: BLE001 - whatever it was, the next one is not to blame
+        _log.exception("errand.broke", errand=name)
 
 
 class _Server(msgspec.Struct):

@@ -80,7 +80,7 @@ def _named(result: bytes) -> set[str] | None:
         return set()
     try:
         return {failure.itemIdentifier for failure in msgspec.json.decode(result, type=_Result).batchItemFailures}
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
 
@@ -95,4 +95,4 @@ class _Result(msgspec.Struct):
 
 
 def _size(delivery: Delivery) -> int:
-    return len(delivery.payload) + len(delivery.headers or b"") + _ITEM_BYTES
+    return len(delivery.payload) + len(delivery.headers or b"") + len(delivery.subject) * 4 + _ITEM_BYTES

@@ -4,6 +4,8 @@ It may wait in four places: here for a slot, in the stream of schedules for its 
 between two of them. Each is asked in the order in which calls move, so that one that moves meanwhile is met.
 """
 
+from contextlib import suppress
+
 import msgspec
 import structlog
 
@@ -11,7 +13,7 @@ from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, JetStreamError
 from mayfly_chassis.jetstream import Stored
-from mayfly_proto import headers, storage, subjects
+from mayfly_proto import headers, results, storage, subjects
 from mayfly_router import settle
 from mayfly_router.delivery import Delivery
 from mayfly_router.durable import Durable, Started
@@ -49,7 +51,8 @@ class Cancel:
             answer = Answer(False, f"NATS does not answer: {error}")
         _log.info("call.cancel", function=function.name, invocation=invocation, cancelled=answer.cancelled)
         if reply:
-            self._bus.publish(reply, msgspec.json.encode(answer))
+            with suppress(BusError):
+                self._bus.publish(reply, msgspec.json.encode(answer))
 
     async def _cancel(self, function: Function, invocation: str) -> Answer:
         if self._take_back(function, invocation):
@@ -75,11 +78,11 @@ class Cancel:
         return found if answer.get("purged") else None
 
     async def _remove(self, invocation: str) -> bool:
-        letter, number = invocation[:1], invocation[1:]
-        if letter != storage.ID_LETTERS[storage.ASYNC] or not number.isdigit():
+        number = _number(invocation)
+        if not number:
             return False
         try:
-            request = {"seq": int(number), "no_erase": True}
+            request = {"seq": number, "no_erase": True}
             answer = await jetstream.api(self._bus, subjects.message_delete(storage.ASYNC), request)
         except JetStreamError as error:
             if error.code in _NOT_THERE:
@@ -89,8 +92,7 @@ class Cancel:
 
     async def _record(self, function: Function, invocation: str, scheduled: Stored | None) -> None:
         """Its last word. One that has been tried has a claim to its key; the next one with that is the first now."""
-        sequence = int(invocation[1:]) if invocation[1:].isdigit() else 0
-        delivery = Delivery(Source(function.name, storage.ASYNC, ""), b"", 0, sequence, 0.0)
+        delivery = Delivery(Source(function.name, storage.ASYNC, ""), b"", 0, _number(invocation), 0.0)
         delivery.invocation = invocation
         if scheduled is not None and scheduled.headers:
             delivery.headers = scheduled.headers
@@ -98,3 +100,10 @@ class Cancel:
         spec = function.current.spec if function.current is not None and delivery.attempt > 1 else None
         for write in settle.cancelled(delivery, spec).writes:
             await jetstream.publish(self._bus, write.subject, write.payload, headers=write.headers)
+
+
+def _number(invocation: str) -> int:
+    """Of a durable call in its stream; 0 for anything else."""
+    if not results.ID.fullmatch(invocation) or not invocation.startswith(storage.ID_LETTERS[storage.ASYNC]):
+        return 0
+    return int(invocation[1:])

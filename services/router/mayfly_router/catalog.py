@@ -73,7 +73,6 @@ class Catalog:
         self._functions = Mirror(bus, storage.FUNCTIONS, self._on_function)
         self._versions = Mirror(bus, storage.VERSIONS, self._on_version)
         self._records: dict[str, FunctionRecord] = {}
-        self._leaving: dict[str, Function] = {}  # another router's, and still subscribed
         self._subscriptions: dict[Wanted, tuple[Subscription, Function]] = {}
         self._work = asyncio.Event()
         self._closing = False
@@ -116,8 +115,8 @@ class Catalog:
         self._handovers.catch_up()
         self._subscribed.clear()
         self._work.set()
-        if self._leaving:
-            self._background("let go", self._let_go(members, dict(self._leaving)))
+        if self._state.leaving:
+            self._background("let go", self._let_go(members, dict(self._state.leaving)))
         _log.info("members.changed", epoch=members.epoch, members=sorted(members.members))
 
     def on_ping(self, _subject: bytes, reply: bytes, _raw: bytes | None, _payload: bytes) -> None:
@@ -142,7 +141,7 @@ class Catalog:
     def _on_function(self, name: str, value: bytes | None) -> None:
         if value is None:
             self._records.pop(name, None)
-            self._leaving.pop(name, None)
+            self._state.leaving.pop(name, None)
             if function := self._state.functions.pop(name, None):
                 self._carry_out(name, function.delete())
                 self._durable.release(function)
@@ -193,10 +192,11 @@ class Catalog:
 
     def _give_away(self, name: str) -> None:
         function = self._state.functions.pop(name)
-        self._leaving[name] = function
+        self._state.leaving[name] = function
         for call in function.leave():
             self._handovers.divert(call, name)
         self._durable.release(function)
+        self._keyed.release(name)
 
     async def _let_go(self, members: RouterMembers, leaving: dict[str, Function]) -> None:
         """Unsubscribe from what is others' when they have subscribed."""
@@ -205,8 +205,8 @@ class Catalog:
                 for peer in members.members.keys() - {self._state.router}:
                     await self._wait_for(peer, members.epoch)
         for name, function in leaving.items():
-            if self._leaving.get(name) is function:
-                del self._leaving[name]
+            if self._state.leaving.get(name) is function:
+                del self._state.leaving[name]
         self._work.set()
 
     async def _wait_for(self, peer: str, epoch: int) -> None:
@@ -245,7 +245,7 @@ class Catalog:
 
     def _wanted(self) -> dict[Wanted, tuple[Function, Callback]]:
         wanted: dict[Wanted, tuple[Function, Callback]] = {}
-        for function in (*self._leaving.values(), *self._state.functions.values()):
+        for function in (*self._state.leaving.values(), *self._state.functions.values()):
             name, router = function.name, subjects.ROUTER_QUEUE
             wanted[Wanted(subjects.settle_of(name), router)] = (function, self._durable.on_outcome)
             wanted[Wanted(subjects.keyed_of(name), router)] = (function, self._keyed.on_result)

@@ -8,6 +8,9 @@ leaders it may make the last one again. A claim is its own invocation's, however
 import hashlib
 import time
 
+import msgspec
+import structlog
+
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import KeyExists, WrongRevision
 from mayfly_chassis.kv import Bucket
@@ -15,7 +18,11 @@ from mayfly_proto import records, storage
 from mayfly_proto.records import IdempotencyRecord
 
 LARGEST = 5 * 1024 * 1024  # bytes of a result: a larger one, as base64 in JSON, is no message any more, and is not kept
+CLAIMED_S = 86_400  # that a claim is kept at least: whoever runs it replaces or drops it when it is done
 UNTIL_DONE = 1e12  # Unix time: the stream has the call, and somebody will run it
+
+
+_log = structlog.get_logger()
 
 
 class Claims:
@@ -31,6 +38,7 @@ class Claims:
         that is there."""
         ours = IdempotencyRecord(invocation=invocation, until=until, replies=[reply] if reply else [])
         value = records.encode(ours)
+        ttl_s = max(ttl_s, CLAIMED_S)
         while True:
             try:
                 await self._bucket.create(key, value, ttl_s=ttl_s)
@@ -40,7 +48,7 @@ class Claims:
                 return None
             if entry is None:
                 continue
-            found = records.decode(entry.value, IdempotencyRecord)
+            found = _decoded(key, entry.value)
             if found.headers is not None:
                 return found
             if found.invocation == invocation:
@@ -55,7 +63,7 @@ class Claims:
 
     async def read(self, key: str) -> IdempotencyRecord | None:
         entry = await self._bucket.get(key)
-        return None if entry is None else records.decode(entry.value, IdempotencyRecord)
+        return None if entry is None else _decoded(key, entry.value)
 
     async def keep(self, key: str, record: IdempotencyRecord, ttl_s: int) -> None:
         await self._bucket.put(key, records.encode(record), ttl_s=ttl_s)
@@ -63,6 +71,15 @@ class Claims:
     async def drop(self, key: str) -> None:
         """It came to nothing: the next one is the first again."""
         await self._bucket.purge(key)
+
+
+def _decoded(key: str, value: bytes) -> IdempotencyRecord:
+    """What cannot be read is nobody's claim."""
+    try:
+        return records.decode(value, IdempotencyRecord)
+    except (msgspec.MsgspecError, ValueError):
+        _log.warning("claim.unreadable", key=key)
+        return IdempotencyRecord(invocation="")
 
 
 def key(function: str, identity: str) -> str:

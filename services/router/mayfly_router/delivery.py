@@ -38,11 +38,13 @@ class Delivery:
         "identity",
         "invocation",
         "key",
+        "parked",
         "payload",
         "redelivered",
         "sequence",
         "source",
         "subject",
+        "taken",
         "whole",
     )
 
@@ -53,21 +55,24 @@ class Delivery:
         self.sequence = sequence
         self.extended = now  # when its lease was extended last
         self.invocation = self.identity = f"{source.letter}{sequence}"  # `identity` is unique within the function
+        if source.letter == storage.OTHER_STREAM:
+            self.identity = f"{self.invocation}-{source.consumer}"
         self.attempt = 1
         self.first_at = 0  # unix ms of the first attempt; 0: this is the first
         self.subject = ""  # where it was published
         self.headers: bytes | None = None  # the publisher's
         self.payload = b""
         self.key = ""  # of the events that run one after another
-        self.whole = False  # the five before are known
+        self.whole = False  # the message is known
+        self.parked = False  # it waits for others of its key
+        self.taken = False  # it runs, or its end is being written down: it cannot be taken back
 
     def fill(self, subject: bytes, raw: bytes | None, payload: bytes) -> "Delivery":
         """The message itself."""
-        self.subject, self.headers, self.payload, self.whole = subject.decode(), raw, payload, True
+        self.subject = subject.decode("utf-8", "replace")  # the server takes any bytes
+        self.headers, self.payload, self.whole = raw, payload, True
         if self.source.is_due:
             self._read_due(raw or b"")
-        elif self.source.letter == storage.OTHER_STREAM:
-            self.identity = f"{self.invocation}-{self.source.consumer}"
         return self
 
     def _read_due(self, raw: bytes) -> None:
@@ -79,6 +84,28 @@ class Delivery:
             scheduler = headers.find(raw, _SCHEDULER) or b""
             self.identity = scheduler.decode().rpartition(".")[2] or f"{self.invocation}-{self.sequence}"
             self.headers = headers.publishers(raw)
+
+    def park(self) -> None:
+        """It waits for others of its key: no place in the window is taken by it."""
+        if not self.parked:
+            self.parked = True
+            self.source.parked += 1
+
+    def unpark(self) -> None:
+        if self.parked:
+            self.parked = False
+            self.source.parked -= 1
+
+    def drop(self) -> None:
+        """It is no longer looked after here."""
+        self.unpark()
+        if self.is_held:
+            del self.source.held[self.sequence]
+
+    @property
+    def is_held(self) -> bool:
+        """It is looked after here; not so one that another connection has had, or that was given back."""
+        return self.source.held.get(self.sequence) is self
 
     @property
     def settle(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from mayfly_chassis.bus import Bus
-from mayfly_chassis.errors import BusError, OutboundBufferFull
+from mayfly_chassis.errors import BusError, MessageTooLarge, OutboundBufferFull
 from mayfly_proto import codec, headers
 from mayfly_proto.errors import CallError
 from mayfly_proto.messages import Done, Invoke, Refusal
@@ -52,11 +52,12 @@ class Dispatch:
         divert: Callable[[Call, str], None],
         stale: Callable[[Node], None],
         keyed: Callable[[Function, Call, bytes], None],
+        again: Callable[[Call], None],
     ) -> None:
         """``act`` carries a plan out; ``divert(call, function)`` finds the way of a call whose function is not ours;
         ``stale`` hears that a node takes another router for the owner; ``keyed(function, call, key)`` takes a call with
-        an idempotency key."""
-        self._act, self._divert, self._stale, self._keyed = act, divert, stale, keyed
+        an idempotency key; ``again(call)`` has a durable call run that was adopted, and comes back."""
+        self._act, self._divert, self._stale, self._keyed, self._again = act, divert, stale, keyed, again
 
     # the warm path
 
@@ -136,10 +137,15 @@ class Dispatch:
             call.budget_ms(now),
             call.attempt,
         )
-        try:  # noqa: SIM105 - `suppress` costs as much as all the rest of this function
+        try:
             self._bus.publish(node.invoke, codec.pack(meta, call.payload), headers=call.headers)
         except OutboundBufferFull:
             pass  # the node will not have seen it: it is sent again when the connection is back
+        except MessageTooLarge:
+            del node.inflight[seq]
+            size, block = len(call.payload), len(call.headers or b"")
+            self.fail(call, replies.too_large(size, self._limit, block, call.invocation), pool)
+            self.free(call, now)
 
     def on_done(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
         done, _ = _decode_done(payload)
@@ -257,7 +263,10 @@ class Dispatch:
             share = call.share
             share.pool.close(share)
             share.pool.vacate(share)
-            calls.append(call)
+            if call.adopted:
+                self._again(call)  # its payload is not here
+            else:
+                calls.append(call)
             if reason == Refusal.STALE:
                 self._stale(node)
         self.requeue(calls, now)

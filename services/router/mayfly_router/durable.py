@@ -9,6 +9,7 @@ An outcome that does not come is noticed: a call that left its slot some time ag
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 
 import structlog
@@ -26,7 +27,7 @@ from mayfly_router.function import Function
 from mayfly_router.ordering import Lanes
 from mayfly_router.replies import COMPONENT
 from mayfly_router.settle import Verdict
-from mayfly_router.settler import GIVE_BACK, IN_PROGRESS, Settler
+from mayfly_router.settler import GIVE_BACK, IN_PROGRESS, NOT_NOW, Settler
 from mayfly_router.source import Source
 from mayfly_router.state import State
 from mayfly_router.stored import Stored
@@ -61,7 +62,8 @@ class Durable:
         self._unix = unix
         self._jitter = jitter
         self._pull = pull
-        self._limit = bus.payload_limit
+        self.payload_limit = bus.payload_limit
+        self._room = bus.max_payload
         self._running: dict[bytes, Call] = {}  # by settle subject: handed to dispatch, not settled
         self._lanes: dict[str, Lanes] = {}
         self._gatherings: dict[str, Gathering] = {}
@@ -73,16 +75,20 @@ class Durable:
     def line_up(self, function: Function, delivery: Delivery, now: float) -> None:
         """Let it run: with others, in its turn, or at once."""
         spec = _spec(function)
+        if not _waits(delivery):
+            return  # it was given back or taken back meanwhile
         if spec is None or function.left:
             self.give_back(delivery)
         elif spec.batch is not None:
             gathering = self._gatherings.get(spec.name)
             if gathering is None:
-                gathering = self._gatherings[spec.name] = Gathering(spec.batch, self._limit)
+                gathering = self._gatherings[spec.name] = Gathering(spec.batch, self.payload_limit)
             if batch := gathering.add(delivery, now):
                 self._run_batch(function, batch, now)
         elif not spec.ordered or self._lane(spec).enter(delivery):
             self._run(function, delivery, now)
+        else:
+            delivery.park()
 
     def recall(self, function: Function, delivery: Delivery) -> None:
         """One that runs by another router's order: those of its key wait for it."""
@@ -97,12 +103,26 @@ class Durable:
         return lanes
 
     def _run(self, function: Function, delivery: Delivery, now: float) -> None:
+        delivery.taken = True
+        delivery.unpark()
         block = delivery.for_handler()
         call = Call(delivery.invocation, delivery.settle, block, delivery.payload, now, attempt=delivery.attempt)
         call.deliveries = (delivery,)
         self._hand_over(function, call, now)
 
-    def _run_batch(self, function: Function, batch: list[Delivery], now: float) -> None:
+    def _run_fetched(self, function: Function, delivery: Delivery, now: float) -> None:
+        """One of an order, that another router may have begun with."""
+        if delivery.whole:
+            self._run(function, delivery, now)
+        else:
+            self._stored.fetch(delivery, lambda: self._run(function, delivery, now), self._forget)
+
+    def _run_batch(self, function: Function, gathered: list[Delivery], now: float) -> None:
+        batch = [delivery for delivery in gathered if _waits(delivery)]
+        if not batch:
+            return
+        for delivery in batch:
+            delivery.taken = True
         block, payload = batching.pack(batch)
         call = Call(batch[0].invocation, batch[0].settle, block, payload, now, attempt=batch[0].attempt)
         call.deliveries = tuple(batch)
@@ -126,28 +146,36 @@ class Durable:
         error = errors.from_reply(raw, payload) if raw is not None and _ERROR_CODE in raw else None
         bad = batching.failed(call.deliveries, payload) if call.gathered and error is None else ()
         for delivery in call.deliveries:
-            if error is not None:
-                self._settle_failure(delivery, error)
-            elif not call.gathered and self._names_unknown(delivery, payload):
-                self.give_back(delivery)
-            elif delivery in bad:
-                self.refuse(delivery, ErrorType.FUNCTION_ERROR, "the batch's result names it as failed")
-            else:
-                self._settle_success(delivery, raw, payload)
+            try:
+                if error is not None:
+                    self.fail(delivery, error)
+                elif not call.gathered and self._names_unknown(delivery, payload):
+                    self.give_back(delivery)
+                elif delivery in bad:
+                    self.refuse(delivery, ErrorType.FUNCTION_ERROR, "the batch's result names it as failed")
+                else:
+                    self._settle_success(delivery, raw, payload)
+            except Exception:  # noqa: BLE001 - nothing may be left behind
+                _log.exception("outcome.not_settled", invocation=delivery.invocation)
+                self._settler.say(delivery, NOT_NOW)
+                self._forget(delivery)
 
     def _names_unknown(self, delivery: Delivery, payload: bytes) -> bool:
         """A batch that another router put together, of which the first one's numbers are all that is known here, and
         its result names some as failed: that one comes again, as the others do when their leases are over."""
-        spec = _spec(self._state.functions.get(delivery.source.function))
+        spec = _spec(self._state.known(delivery.source.function))
         return spec is not None and spec.batch is not None and batching.names_failures(payload)
 
     def adopt(self, call: Call) -> None:
-        """It runs by another router's order: from now on it is settled here."""
+        """It runs by another router's order, or by ours before the function went away and came back: from now on it is
+        settled here."""
         found = self._unknown(call.reply)
-        if found is None:
-            return
+        if found is None or (call.deliveries and call.deliveries[0].source is found.deliveries[0].source):
+            return  # it is no delivery's, or was ours all along
         call.deliveries = found.deliveries
         (delivery,) = call.deliveries
+        delivery.extended = float("-inf")  # its lease has run for some time
+        delivery.taken = True
         delivery.source.held[delivery.sequence] = delivery
         self._running[call.reply.encode()] = call
 
@@ -159,7 +187,7 @@ class Durable:
         except ValueError:
             return None
         stream, _, consumer = key.decode().partition(".")
-        function = self._state.functions.get(name)
+        function = self._state.known(name)
         source = next((s for s in function.sources if s.key == key), None) if function else None
         now = self._state.clock()
         call = Call("", subject, None, b"", now)
@@ -167,41 +195,53 @@ class Durable:
         return call
 
     def refuse(self, delivery: Delivery, kind: ErrorType, sentence: str) -> None:
-        self._settle_failure(delivery, CallError(kind, sentence, component=COMPONENT))
+        self.fail(delivery, CallError(kind, sentence, component=COMPONENT))
 
     def _settle_success(self, delivery: Delivery, raw: bytes | None, payload: bytes) -> None:
-        spec = _spec(self._state.functions.get(delivery.source.function))
+        spec = _spec(self._state.known(delivery.source.function))
         if not delivery.whole and _needs_message(delivery, spec):
-            self._stored.fetch(delivery, lambda: self._settle_success(delivery, raw, payload))
+            self._stored.fetch(delivery, lambda: self._settle_success(delivery, raw, payload), self._forget)
         else:
             self.conclude(delivery, settle.succeeded(delivery, raw, payload, spec))
 
-    def _settle_failure(self, delivery: Delivery, error: CallError) -> None:
+    def fail(self, delivery: Delivery, error: CallError) -> None:
+        """To be tried again, or given up."""
         if not delivery.whole:
-            self._stored.fetch(delivery, lambda: self._settle_failure(delivery, error))
+            self._stored.fetch(delivery, lambda: self.fail(delivery, error), self._forget)
             return
-        spec = _spec(self._state.functions.get(delivery.source.function))
-        self.conclude(delivery, settle.failed(delivery, error, spec, self._unix(), self._jitter()))
+        spec = _spec(self._state.known(delivery.source.function))
+        self.conclude(delivery, settle.failed(delivery, error, spec, self._unix(), self._jitter(), self._room))
 
     def conclude(self, delivery: Delivery, verdict: Verdict) -> None:
+        delivery.taken = True
         self._settler.carry_out(delivery, verdict, self._concluded)
 
     def _concluded(self, delivery: Delivery, verdict: Verdict) -> None:
         if verdict.again_in_s is not None:
             delivery.attempt += 1
-            self._again.append((self._state.clock() + verdict.again_in_s, delivery))
+            self._run_at(self._state.clock() + verdict.again_in_s, delivery)
         else:
             self._forget(delivery)
 
+    def _run_at(self, at: float, delivery: Delivery) -> None:
+        """It runs again from here. Until then it takes no place in the window: other keys are not to wait for it."""
+        delivery.taken = False
+        delivery.park()
+        self._again.append((at, delivery))
+
     def _forget(self, delivery: Delivery) -> None:
         """It is no longer ours to look after; the next of its key may run."""
-        delivery.source.held.pop(delivery.sequence, None)
+        delivery.drop()
         name = delivery.source.function
         function = self._state.functions.get(name)
         if function is None:
             return
-        if (lanes := self._lanes.get(name)) and (following := lanes.leave(delivery)):
-            self._run(function, following, self._state.clock())
+        if lanes := self._lanes.get(name):
+            leaving: Delivery | None = delivery
+            while leaving is not None and (leaving := lanes.leave(leaving)) is not None:
+                if _waits(leaving):
+                    self._run(function, leaving, self._state.clock())
+                    break
         self._pull(delivery.source)
 
     # taking back
@@ -232,6 +272,8 @@ class Durable:
             for pool in function.pools.values():
                 pool.remove(call)
             if rest := [other for other in call.deliveries if other is not delivery]:
+                for other in rest:
+                    other.taken = False
                 self._run_batch(function, rest, self._state.clock())
         elif delivery in self._gatherings.get(name, ()):
             self._gatherings[name].remove(delivery)
@@ -245,13 +287,25 @@ class Durable:
     def give_back(self, delivery: Delivery) -> None:
         """The stream has it, and gives it to whoever is to have it."""
         self._settler.say(delivery, GIVE_BACK)
-        delivery.source.held.pop(delivery.sequence, None)
+        delivery.drop()
 
     def give_back_call(self, call: Call) -> None:
         """It has not run here, and will not."""
         self._running.pop(call.reply.encode(), None)
         for delivery in call.deliveries:
             self.give_back(delivery)
+
+    def run_again(self, call: Call) -> None:
+        """It has not begun, or nobody here knows how it ended. In an order it runs again from here, for what follows it
+        is here as well, unless another router has settled it; else the stream gives it again, if that still has it."""
+        self._running.pop(call.reply.encode(), None)
+        for delivery in call.deliveries:
+            spec = _spec(self._state.functions.get(delivery.source.function))
+            if spec is not None and spec.ordered and delivery.is_held:
+                self._stored.ask(delivery, partial(self._run_at, self._state.clock(), delivery), self._forget)
+            else:
+                self._settler.say(delivery, GIVE_BACK)
+                self._forget(delivery)
 
     def reline(self, function: Function, before: VersionSpec) -> None:
         """Another version is current. If it wants its events in another form, those that wait come again in that."""
@@ -273,12 +327,13 @@ class Durable:
         self._running = {s: call for s, call in self._running.items() if call.deliveries[0].source.function != name}
 
     def _let_go(self, function: Function) -> None:
-        """Give back what does not run."""
+        """Give back what does not run, and has not run: its end is being written down."""
         name = function.name
-        running = {d for call in self._running.values() if call.share is not None for d in call.deliveries}
+        called = {delivery: call for call in self._running.values() for delivery in call.deliveries}
         for source in function.sources:
             for delivery in list(source.held.values()):
-                if delivery not in running:
+                call = called.get(delivery)
+                if call.share is None if call is not None else not delivery.taken:
                     self.give_back(delivery)
         self._again = [entry for entry in self._again if entry[1].source.function != name]
         self._lanes.pop(name, None)
@@ -295,17 +350,14 @@ class Durable:
         self._again = [entry for entry in self._again if entry[0] > now]
         for delivery in due:
             if function := self._state.functions.get(delivery.source.function):
-                self._run(function, delivery, now)
+                self._run_fetched(function, delivery, now)
 
     def extend(self, now: float) -> None:
         """Keep what is held; give back that whose outcome was lost."""
-        for subject, call in list(self._running.items()):
+        for call in list(self._running.values()):
             if call.left and now - call.left > OUTCOME_S:
-                del self._running[subject]
                 _log.warning("outcome.lost", invocation=call.invocation)
-                for delivery in call.deliveries:
-                    self._settler.say(delivery, GIVE_BACK)
-                    self._forget(delivery)
+                self.run_again(call)
         for function in self._state.functions.values():
             for source in function.sources:
                 for delivery in source.held.values():
@@ -324,6 +376,10 @@ class Started(Exception):
 
 def _spec(function: Function | None) -> VersionSpec | None:
     return function.current.spec if function is not None and function.current is not None else None
+
+
+def _waits(delivery: Delivery) -> bool:
+    return delivery.is_held and not delivery.taken
 
 
 def _needs_message(delivery: Delivery, spec: VersionSpec | None) -> bool:

@@ -226,8 +226,8 @@ class Fleet:
             call.adopted = True
             if view.seq in node.written_off:
                 call.reply = ""  # it has had its answer
-            elif call.reply.startswith(subjects.SETTLE_PREFIX):
-                self._adopted(call)
+        if call.reply.startswith(subjects.SETTLE_PREFIX):
+            self._adopted(call)
         before = call.share.pool if call.share else None
         if pool is not None and pool is not before:
             if call.share is not None:

@@ -3,6 +3,7 @@
 `plan` says what to order and what to stop; the caller does it. See `pool` for one version, `activation` for the rule.
 """
 
+from math import ceil
 from typing import NamedTuple
 
 from mayfly_proto import names
@@ -102,7 +103,7 @@ class Function:
         for pool in self.pools.values():
             if now < pool.starts.retry_at:
                 continue
-            upstream = self.upstream if pool is self.current else 0
+            upstream = self._upstream_calls if pool is self.current else 0
             asked = activation.need(pool.demand(now, NO_LIMIT, upstream)) if pool.queue else 0
             wanted = max(asked, self._below_minimum(pool))
             granted = max(0, min(wanted, room))
@@ -130,6 +131,12 @@ class Function:
     def upstream(self) -> int:
         """Events and durable calls that wait in streams."""
         return sum(source.pending for source in self.sources)
+
+    @property
+    def _upstream_calls(self) -> int:
+        """As many calls as they will be."""
+        batch = self.current.spec.batch if self.current is not None else None
+        return ceil(self.upstream / batch.size) if batch is not None else self.upstream
 
     @property
     def waiting(self) -> int:

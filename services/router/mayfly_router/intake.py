@@ -15,7 +15,7 @@ from mayfly_chassis.errors import BusError
 from mayfly_proto import headers
 from mayfly_router.delivery import Delivery, parse_ack
 from mayfly_router.function import Function
-from mayfly_router.settler import GIVE_BACK
+from mayfly_router.settler import GIVE_BACK, NOT_NOW
 from mayfly_router.source import Source, window
 from mayfly_router.state import State
 
@@ -75,6 +75,8 @@ class Intake:
             if functions.get(name) is not feed.function:
                 del self._feeds[name]
                 self._active.discard(feed)
+                for source in feed.sources.values():
+                    source.gone = True
                 feed.sources.clear()
                 if feed.subscription is not None:
                     await feed.subscription.unsubscribe()
@@ -88,6 +90,8 @@ class Intake:
     def _update(self, feed: Feed) -> None:
         """The sources of the function as it is now."""
         before, feed.sources = feed.sources, {source.key: source for source in feed.function.sources}
+        for key, source in before.items():
+            source.gone = feed.sources.get(key) is not source
         for source in feed.function.sources:
             if before.get(source.key) is not source:
                 feed.asked_at[feed.reply(source)] = source
@@ -114,7 +118,8 @@ class Intake:
         if pool is None:
             return
         coming = pool.starts.covering * pool.spec.concurrency
-        count = source.missing(window(pool.slots + coming, pool.service_s))
+        batch = pool.spec.batch.size if pool.spec.batch is not None else 1
+        count = source.missing(window(pool.slots + coming, pool.service_s, batch))
         if count <= 0 or self._state.backlog.full:
             return
         source.asked += count
@@ -139,7 +144,12 @@ class Intake:
             return  # its lease ran out on the way; the first one settles both
         self._active.add(feed)
         delivery = source.held[sequence] = Delivery(source, ack, redelivered, sequence, now)
-        self._admit(feed.function, delivery.fill(subject, raw, payload), now)
+        try:
+            self._admit(feed.function, delivery.fill(subject, raw, payload), now)
+        except Exception:  # noqa: BLE001 - nothing may be left behind
+            _log.exception("delivery.not_admitted", invocation=delivery.invocation)
+            del source.held[sequence]  # else nothing would ever be heard of it
+            self._bus.publish(ack, NOT_NOW)
         if not source.asked and pending:
             self._pull(feed, source)
 
@@ -182,10 +192,12 @@ class Intake:
                 self._pull(feed, source)
 
     def look_for_silence(self, now: float) -> None:
-        """A source that says nothing has lost our question."""
+        """A source that says nothing has lost our question; one that was not asked (too much was waiting) is now."""
         for feed in self._feeds.values():
             for source in feed.sources.values():
-                if source.asked and now - source.heard > SILENCE_S:
+                if not source.asked:
+                    self._pull(feed, source)
+                elif now - source.heard > SILENCE_S:
                     _log.warning("source.silent", function=source.function, stream=source.stream)
                     source.asked, source.heard = 0, now
                     self._pull(feed, source)

@@ -24,10 +24,21 @@ from mayfly_router.orders import Background
 from mayfly_router.state import State
 
 POLL_S = 0.1  # for the result of a call that another router has begun with
+GRACE_S = 5.0  # after the deadline of the one that runs, in which its error may still come
+FORGET_S = 60.0  # after that deadline, in which nobody has asked again
 _ERROR_CODE = headers.SERVICE_ERROR_CODE.encode()
 _REPLAYED = {headers.REPLAYED: "true"}
 
 _log = structlog.get_logger()
+
+
+class Waiting:
+    """Those who wait for one result."""
+
+    def __init__(self, reply: str, deadline: float) -> None:
+        self.replies = [reply]
+        self.deadline = deadline  # of the one that runs
+        self.ours = False  # it runs by our order: the claim has its reply
 
 
 class Keyed:
@@ -37,15 +48,17 @@ class Keyed:
         self._dispatch = dispatch
         self._claims = found
         self._background = background
-        self._running: dict[str, list[str]] = {}  # by subject of the result: inboxes that wait for it
+        self._running: dict[str, Waiting] = {}  # by subject of the result
 
     def enter(self, function: Function, call: Call, key: bytes) -> None:
         """A call with that key has come."""
         subject = subjects.keyed(function.name, claims.digest(key.decode("utf-8", "replace")))
-        if (waiting := self._running.get(subject)) is not None:
-            waiting.append(call.reply)
-        else:
-            self._running[subject] = [call.reply]
+        waiting = self._running.get(subject)
+        if waiting is not None and self._state.clock() <= waiting.deadline + GRACE_S:
+            waiting.replies.append(call.reply)
+        else:  # the first, or the result of the one before was lost
+            fresh = self._running[subject] = Waiting(call.reply, call.deadline)
+            fresh.replies += waiting.replies if waiting is not None else []
             self._background(f"keyed {call.invocation}", self._begin(function, call, subject))
 
     async def _begin(self, function: Function, call: Call, subject: str) -> None:
@@ -62,6 +75,10 @@ class Keyed:
             self._tell(subject, *_error(late))
         else:
             call.reply = subject
+            if (waiting := self._running.get(subject)) is not None:
+                waiting.ours = True
+            if function.left:
+                self.release(function.name)
             self._dispatch.begin(function, call)
 
     async def _first(self, function: Function, call: Call, subject: str) -> IdempotencyRecord | None:
@@ -83,28 +100,56 @@ class Keyed:
 
     async def _keep(self, subject: str, raw: bytes, payload: bytes) -> None:
         key = _key(subject)
+        others: list[str] = []
         try:
+            here = self._running.get(subject)
+            others = [] if here is not None and here.ours else await self._waiting(key)
             error = _ERROR_CODE in raw and errors.from_reply(raw, payload) is not None
             if error or len(payload) > claims.LARGEST:
-                others = await self._waiting(key)
                 await self._claims.drop(key)
             else:
-                others = await self._waiting(key)
                 name = subject.removeprefix(subjects.KEYED_PREFIX).rpartition(".")[0]
-                ttl_s = _ttl_s(self._state.functions.get(name))
+                ttl_s = _ttl_s(self._state.known(name))
                 await self._claims.keep(key, IdempotencyRecord(invocation="", headers=raw, payload=payload), ttl_s)
         except BusError as error:
             _log.warning("key.not_kept", key=key, error=str(error))
-            others = []
         self._tell(subject, raw, payload, others)
 
     async def _waiting(self, key: str) -> list[str]:
-        """Whose call it was, by the claim: another router may have begun with it."""
+        """Whose call it was, by the claim: another router has begun with it."""
         found = await self._claims.read(key)
         return found.replies if found is not None and found.headers is None else []
 
+    def release(self, name: str) -> None:
+        """The function is another router's, and so are the results: who waits here gets them from what is kept."""
+        prefix = subjects.keyed(name, "")
+        for subject in [s for s in self._running if s.startswith(prefix) and s.count(".") == prefix.count(".")]:
+            waiting = self._running.pop(subject)
+            others = waiting.replies[1:] if waiting.ours else waiting.replies
+            if others:
+                self._background("keyed wait", self._wait(subject, others, waiting.deadline + GRACE_S))
+
+    async def _wait(self, subject: str, others: list[str], deadline: float) -> None:
+        while self._state.clock() <= deadline:
+            with suppress(BusError):
+                found = await self._claims.read(_key(subject))
+                if found is None:
+                    break  # it came to an error, which is not kept
+                if found.headers is not None:
+                    self._tell(subject, headers.added(found.headers, _REPLAYED), found.payload, others)
+                    return
+            await asyncio.sleep(POLL_S)
+        self._tell(subject, *_error(replies.unreachable("")), others)
+
+    def tick(self, now: float) -> None:
+        """Forget those whose result was lost: nobody waits for it any longer."""
+        for subject, waiting in list(self._running.items()):
+            if now > waiting.deadline + FORGET_S:
+                del self._running[subject]
+
     def _tell(self, subject: str, raw: bytes, payload: bytes, others: list[str] | None = None) -> None:
-        for reply in dict.fromkeys([*self._running.pop(subject, []), *(others or [])]):
+        waiting = self._running.pop(subject, None)
+        for reply in {*(waiting.replies if waiting is not None else ()), *(others or ())}:
             with suppress(BusError):
                 if reply:
                     self._bus.publish(reply, payload, headers=raw)

@@ -23,6 +23,7 @@ from mayfly_router.delivery import Delivery
 PERMANENT = frozenset({ErrorType.BAD_REQUEST, ErrorType.TOO_LARGE, ErrorType.NOT_FOUND, ErrorType.LOOP})
 LONGEST_TRACEBACK = 8 * 1024  # characters, in a header
 JITTER = 0.2  # of a back-off, up or down
+ROOM = 1 << 20  # what nats-server takes unless it is told otherwise
 
 _CONTENT_TYPE = headers.CONTENT_TYPE.encode()
 _CLOUD_EVENT = headers.CLOUD_EVENT.encode()
@@ -55,22 +56,26 @@ def succeeded(delivery: Delivery, raw: bytes | None, payload: bytes, spec: Versi
         writes.append(_claim(key, record, spec.idempotency_ttl_s))
     if spec is not None and spec.on_success:
         content_type = headers.find(raw or b"", _CONTENT_TYPE)
-        kind = {headers.CONTENT_TYPE: content_type.decode()} if content_type else {}
+        kind = {headers.CONTENT_TYPE: content_type.decode("utf-8", "replace")} if content_type else {}
         writes.append(_publish(delivery, spec.on_success, "success", kind, payload))
     return Verdict(writes)
 
 
-def failed(delivery: Delivery, error: CallError, spec: VersionSpec | None, now: float, jitter: float) -> Verdict:
-    """``now``: Unix time. ``jitter``: from 0 to 1. ``spec`` None: there is no such function any longer."""
+def failed(
+    delivery: Delivery, error: CallError, spec: VersionSpec | None, now: float, jitter: float, room: int = ROOM
+) -> Verdict:
+    """``now``: Unix time. ``jitter``: from 0 to 1. ``spec`` None: there is no such function any longer. ``room``: the
+    bytes of a message."""
     retries = spec.retries if spec is not None else Retries(attempts=1)
     wait_s = backoff_s(retries, delivery.attempt, jitter)
     first_at = delivery.first_at or int(now * 1000)
     if error.kind in PERMANENT or spec is None:
-        return _given_up(delivery, error, spec, now, first_at, "")
+        return _given_up(delivery, error, spec, now, first_at, "", room)
     if delivery.attempt >= retries.attempts:
-        return _given_up(delivery, error, spec, now, first_at, f" (attempt {delivery.attempt} of {retries.attempts})")
+        of = f" (attempt {delivery.attempt} of {retries.attempts})"
+        return _given_up(delivery, error, spec, now, first_at, of, room)
     if now + wait_s - first_at / 1000 > retries.max_age_s:
-        return _given_up(delivery, error, spec, now, first_at, f" (tried for {retries.max_age_s:g} s)")
+        return _given_up(delivery, error, spec, now, first_at, f" (tried for {retries.max_age_s:g} s)", room)
     delivery.first_at = first_at
     writes = [again_at(delivery, now + wait_s, delivery.attempt + 1)]
     if delivery.is_call:
@@ -125,7 +130,7 @@ def rfc3339(at: float) -> str:
 
 
 def _given_up(
-    delivery: Delivery, error: CallError, spec: VersionSpec | None, now: float, first_at: int, how: str
+    delivery: Delivery, error: CallError, spec: VersionSpec | None, now: float, first_at: int, how: str, room: int
 ) -> Verdict:
     function = delivery.source.function
     detail = ErrorDetail(
@@ -138,7 +143,6 @@ def _given_up(
     )
     ours = {
         headers.REASON: f"{error.kind.value}: {error.message}{how}"[:1000],
-        headers.ERROR: msgspec.json.encode(detail).decode(),
         headers.ATTEMPTS: str(delivery.attempt),
         headers.FAILED_AT: rfc3339(now),
         headers.INVOCATION: delivery.invocation,
@@ -147,11 +151,7 @@ def _given_up(
     }
     if spec is not None:
         ours[headers.VERSION] = str(spec.version)
-    writes = [
-        Write(
-            subjects.dead_letter(function), headers.added(headers.publishers(delivery.headers), ours), delivery.payload
-        )
-    ]
+    writes = [_letter(delivery, ours, detail, room)]
     if delivery.is_call:
         writes.append(_record(delivery, states.Invocation.FAILED, error.headers(), error.body(), delivery.attempt))
     if spec is not None and (key := delivery.key_of_call):
@@ -160,6 +160,21 @@ def _given_up(
         kind = {headers.CONTENT_TYPE: "application/json"}
         writes.append(_publish(delivery, spec.on_failure, "failure", kind, error.body()))
     return Verdict(writes)
+
+
+def _letter(delivery: Delivery, ours: dict[str, str], detail: ErrorDetail, room: int) -> Write:
+    """What was as large as a message may be has no room for the reason: then it goes without the traceback, or without
+    the publisher's headers, or, left where it was published, without the payload."""
+    subject, payload = subjects.dead_letter(delivery.source.function), delivery.payload
+    theirs = headers.publishers(delivery.headers)
+    short = msgspec.structs.replace(detail, message=detail.message[:1000], traceback="")
+    for error, kept in ((detail, theirs), (short, theirs), (short, None)):
+        fields = ours | {headers.ERROR: msgspec.json.encode(error).decode()}
+        block = headers.added(kept, fields)
+        if len(block) + len(payload) <= room:
+            return Write(subject, block, payload)
+    where = f"; its {len(payload)} bytes, {delivery.source.stream} {delivery.sequence}, are too many for a dead letter"
+    return Write(subject, headers.block(fields | {headers.REASON: ours[headers.REASON] + where}), b"")
 
 
 def _record(delivery: Delivery, state: states.Invocation, raw: bytes | None, payload: bytes, attempts: int) -> Write:

@@ -11,7 +11,7 @@ import structlog
 
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
-from mayfly_chassis.errors import BusError
+from mayfly_chassis.errors import BusError, MessageTooLarge
 from mayfly_router.delivery import Delivery
 from mayfly_router.orders import Background
 from mayfly_router.settle import Verdict, Write
@@ -19,7 +19,8 @@ from mayfly_router.settle import Verdict, Write
 ACK = b"+ACK"
 GIVE_BACK = b"-NAK"
 IN_PROGRESS = b"+WPI"
-_NOT_STORED = b'-NAK {"delay": 2000000000}'  # ns: the stream is full, or NATS does not answer
+NOT_NOW = b'-NAK {"delay": 2000000000}'  # ns: a stream is full, or NATS does not answer
+PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # between attempts to store a verdict
 
 _log = structlog.get_logger()
 
@@ -47,17 +48,31 @@ class Settler:
             self._bus.publish(delivery.ack, word)
 
     async def _store(self, delivery: Delivery, verdict: Verdict, then: Callable[[Delivery, Verdict], None]) -> None:
-        try:
-            await asyncio.gather(*(self._write(write) for write in verdict.writes))
-        except BusError as error:
-            _log.warning("settle.not_stored", invocation=delivery.invocation, error=str(error))
-            self.say(delivery, _NOT_STORED)
-            then(delivery, Verdict([], final=True))
-        else:
-            self.settled(delivery, verdict, then)
+        """It is tried for some time before the event runs again: what the function did it has done, and in an order
+        the next one waits."""
+        held, left = delivery.is_held, verdict.writes
+        for pause_s in (*PAUSES_S, None):
+            errors = await asyncio.gather(*(self._written(write) for write in left))
+            left = [write for write, error in zip(left, errors, strict=True) if error is not None]
+            if not left:
+                self.settled(delivery, verdict, then)
+                return
+            why = next(str(error) for error in errors if error is not None)
+            _log.warning("settle.not_stored", invocation=delivery.invocation, subject=left[0].subject, error=why)
+            if pause_s is None or any(isinstance(error, MessageTooLarge) for error in errors):
+                break
+            await asyncio.sleep(pause_s)
+            if held and not delivery.is_held:
+                return  # it was given back meanwhile
+        self.say(delivery, NOT_NOW)
+        then(delivery, Verdict([], final=True))
 
-    async def _write(self, write: Write) -> None:
-        if write.stored:
-            await jetstream.publish(self._bus, write.subject, write.payload, headers=write.headers)
-        else:
-            self._bus.publish(write.subject, write.payload, headers=write.headers)
+    async def _written(self, write: Write) -> BusError | None:
+        try:
+            if write.stored:
+                await jetstream.publish(self._bus, write.subject, write.payload, headers=write.headers)
+            else:
+                self._bus.publish(write.subject, write.payload, headers=write.headers)
+        except BusError as error:
+            return error
+        return None

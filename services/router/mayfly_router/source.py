@@ -37,6 +37,8 @@ class Source:
         self.held: dict[int, Delivery] = {}  # by sequence: received and not settled
         self.heard = 0.0  # when it last said anything
         self.early: dict[int, Delivery] | None = None  # while it is not known what came before them
+        self.parked = 0  # of those: they wait for others of their key, not for a slot
+        self.gone = False  # no version that is current has this trigger, or the function is another router's
         self.owed = 0  # while it is not: what came before, and will be handed out before anything new
 
     def missing(self, window: int) -> int:
@@ -44,7 +46,7 @@ class Source:
         if self.early is not None:
             return max(0, self.owed - self.asked)
         self.enough = window - max(1, window // 4)
-        missing = window - self.asked - len(self.held)
+        missing = max(0, min(window - self._under_way, max(LARGEST_WINDOW, window) - self.asked - len(self.held)))
         return missing if self.wants_more or (missing > 0 and not self.asked) else 0
 
     def received(self) -> None:
@@ -53,7 +55,11 @@ class Source:
 
     @property
     def wants_more(self) -> bool:
-        return self.asked + len(self.held) <= self.enough
+        return self._under_way <= self.enough
+
+    @property
+    def _under_way(self) -> int:
+        return self.asked + len(self.held) - self.parked
 
     def __repr__(self) -> str:
         return f"<Source {self.key.decode()}: {len(self.held)} held, {self.asked} asked for, {self.pending} pending>"
@@ -69,9 +75,9 @@ def sources(spec: VersionSpec) -> list[Source]:
     return found
 
 
-def window(slots: int, service_s: float | None) -> int:
-    """How many deliveries of one source may be here or on their way. ``slots``: those ready and those coming."""
-    if not slots:
-        return SMALLEST_WINDOW
+def window(slots: int, service_s: float | None, batch: int = 1) -> int:
+    """How many deliveries of one source may be here or on their way. ``slots``: those ready and those coming.
+    ``batch``: deliveries in a call; less than that many, and it would never be full."""
     ahead = 1 if service_s is None else min(AHEAD, ceil(AHEAD_S / service_s))
-    return min(LARGEST_WINDOW, max(SMALLEST_WINDOW, slots * (1 + ahead)))
+    calls = max(1, slots * (1 + ahead))
+    return min(max(LARGEST_WINDOW, batch), max(SMALLEST_WINDOW, calls * batch))

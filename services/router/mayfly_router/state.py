@@ -35,6 +35,7 @@ class State:
         self.clock = clock
         self.members = RouterMembers(epoch=0, members={})
         self.functions: dict[str, Function] = {}  # those that this router owns
+        self.leaving: dict[str, Function] = {}  # another router's, and still subscribed
         self.nodes: dict[str, Node] = {}
         self.backlog = Backlog(backlog_bytes)
 
@@ -43,6 +44,10 @@ class State:
         if node is None:
             node = self.nodes[name] = Node(name)
         return node
+
+    def known(self, name: str) -> Function | None:
+        """A function of ours, or one that was until a moment ago: outcomes for it still come here."""
+        return self.functions.get(name) or self.leaving.get(name)
 
     def load(self) -> RouterLoad:
         functions = {name: _load(function) for name, function in self.functions.items()}

@@ -71,13 +71,13 @@ class Invoker:
             self._refuse(link, invoke.seq, self.no_slot)
             return
         call = self._calls.start(link, invoke.seq, group, invoke.invocation, reply, headers)
-        budget_ms = min(invoke.budget_ms, group.timeout_ms)
         if instance is None:
-            group.waiting.append(Waiting(call, budget_ms, invoke.attempt, payload))
+            group.waiting.append(Waiting(call, invoke.budget_ms, invoke.attempt, payload))
         else:
-            self._begin(call, instance, budget_ms, invoke.attempt, payload, self._now())
+            self._begin(call, instance, invoke.budget_ms, invoke.attempt, payload, self._now())
 
     def _begin(self, call: Call, instance: Instance, budget_ms: int, attempt: int, payload: bytes, now: float) -> None:
+        budget_ms = min(budget_ms, instance.group.timeout_ms)  # known by now, whatever was when it came
         call.begin(instance, budget_ms, now)
         if budget_ms <= 0:
             late = CallError(ErrorType.DEADLINE_EXCEEDED, "the caller's deadline has passed", component=COMPONENT)
