@@ -4,10 +4,10 @@ import asyncio
 
 from mayfly_chassis import jetstream
 from mayfly_proto import headers, storage
-from mayfly_router.delivery import Delivery
-from mayfly_router.settle import Verdict, Write
-from mayfly_router.settler import ACK, Settler
-from mayfly_router.source import Source
+from mayfly_router.durable.delivery import Delivery
+from mayfly_router.durable.settle import Verdict, Write
+from mayfly_router.durable.settler import ACK, Settler
+from mayfly_router.durable.source import Source
 from tests.conftest import Connect
 
 

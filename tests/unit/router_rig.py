@@ -13,17 +13,17 @@ from mayfly_chassis.errors import JetStreamError, MessageTooLarge
 from mayfly_proto import codec, headers, messages, records
 from mayfly_proto.errors import CallError
 from mayfly_proto.records import Client, NodeLease, Package, Route, RouterMembers, VersionSpec
-from mayfly_router.admission import Admission
-from mayfly_router.claims import Claims
 from mayfly_router.dispatch import Dispatch
-from mayfly_router.durable import Durable
+from mayfly_router.durable.admission import Admission
+from mayfly_router.durable.claims import Claims
+from mayfly_router.durable.durable import Durable
+from mayfly_router.durable.intake import Intake
+from mayfly_router.durable.settler import Settler
+from mayfly_router.durable.source import Source
+from mayfly_router.durable.stored import Stored
 from mayfly_router.function import Function
 from mayfly_router.handover import Handovers
-from mayfly_router.intake import Intake
-from mayfly_router.settler import Settler
-from mayfly_router.source import Source
 from mayfly_router.state import State
-from mayfly_router.stored import Stored
 
 block_of = headers.block
 _invoke = codec.Unpacker(messages.Invoke)

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from mayfly_proto import headers, subjects
 from mayfly_proto.records import Batch
-from mayfly_router import batching, timing
-from mayfly_router.batching import Gathering
 from mayfly_router.call import Call
-from mayfly_router.delivery import Delivery, parse_ack, parse_settle
+from mayfly_router.durable import batching, timing
+from mayfly_router.durable.batching import Gathering
+from mayfly_router.durable.delivery import Delivery, parse_ack, parse_settle
+from mayfly_router.durable.ordering import Lanes, key
+from mayfly_router.durable.source import LARGEST_WINDOW, SMALLEST_WINDOW, Source, window
 from mayfly_router.line import Line
-from mayfly_router.ordering import Lanes, key
-from mayfly_router.source import LARGEST_WINDOW, SMALLEST_WINDOW, Source, window
 
 ACK = b"$JS.ACK.EVENTS.shop_bill_1.2.17.19.1700000000000000000.5"
 

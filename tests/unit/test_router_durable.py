@@ -8,7 +8,7 @@ from mayfly_proto import headers, records
 from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.records import Batch, IdempotencyRecord
 from mayfly_router.call import Call
-from mayfly_router.durable import Started
+from mayfly_router.durable.durable import Started
 from tests.unit.router_rig import Rig, spec
 
 BOOM = CallError(ErrorType.FUNCTION_ERROR, "no", component="function")

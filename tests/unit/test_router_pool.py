@@ -9,7 +9,7 @@ from mayfly_proto.messages import Refusal
 from mayfly_proto.records import Client, NodeLease, Package, Route, VersionSpec
 from mayfly_router.backlog import Backlog
 from mayfly_router.call import Call
-from mayfly_router.delivery import Delivery
+from mayfly_router.durable.delivery import Delivery
 from mayfly_router.function import Function
 from mayfly_router.nodes import Node
 from mayfly_router.pool import Pool

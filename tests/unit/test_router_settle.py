@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from mayfly_proto import headers, records, subjects
 from mayfly_proto.errors import CallError, ErrorDetail, ErrorType
 from mayfly_proto.records import IdempotencyRecord, Package, Retries, VersionSpec
-from mayfly_router import claims, settle
-from mayfly_router.delivery import Delivery
-from mayfly_router.source import Source
+from mayfly_router.durable import claims, settle
+from mayfly_router.durable.delivery import Delivery
+from mayfly_router.durable.source import Source
 
 NOW = 1_800_000_000.0
 BOOM = CallError(ErrorType.FUNCTION_ERROR, "ValueError: no", component="function", traceback="Traceback: ...")

@@ -3,8 +3,8 @@
 import pytest
 
 from mayfly_proto import storage
-from mayfly_router.delivery import Delivery
-from mayfly_router.source import SMALLEST_WINDOW, Source
+from mayfly_router.durable.delivery import Delivery
+from mayfly_router.durable.source import SMALLEST_WINDOW, Source
 
 
 @pytest.fixture

@@ -14,23 +14,23 @@ from mayfly_chassis.micro import Request
 from mayfly_chassis.mirror import Mirror
 from mayfly_chassis.service import Chassis
 from mayfly_proto import records, storage, subjects
-from mayfly_router.admission import Admission
-from mayfly_router.cancel import Cancel
 from mayfly_router.catalog import Catalog
-from mayfly_router.claims import Claims
 from mayfly_router.config import RouterConfig
 from mayfly_router.dispatch import Dispatch
-from mayfly_router.durable import Durable
+from mayfly_router.durable.admission import Admission
+from mayfly_router.durable.cancel import Cancel
+from mayfly_router.durable.claims import Claims
+from mayfly_router.durable.durable import Durable
+from mayfly_router.durable.intake import Intake
+from mayfly_router.durable.keyed import Keyed
+from mayfly_router.durable.settler import Settler
+from mayfly_router.durable.stored import Stored
 from mayfly_router.fleet import Fleet
 from mayfly_router.handover import Handovers
-from mayfly_router.intake import Intake
-from mayfly_router.keyed import Keyed
 from mayfly_router.membership import Membership
 from mayfly_router.nodes import Node
 from mayfly_router.orders import Orders
-from mayfly_router.settler import Settler
 from mayfly_router.state import State
-from mayfly_router.stored import Stored
 
 TICK_S = 0.025  # deadlines and timers are this coarse
 LATE_S = 1.0  # a tick that comes so late says that this process was paused

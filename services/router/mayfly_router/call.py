@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mayfly_router.delivery import Delivery
+    from mayfly_router.durable.delivery import Delivery
     from mayfly_router.share import Share
 
 FOREVER_S = 1e8  # until the deadline of a call that has none

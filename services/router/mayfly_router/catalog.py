@@ -19,14 +19,14 @@ from mayfly_chassis.mirror import Mirror
 from mayfly_proto import ownership, records, storage, subjects
 from mayfly_proto.records import FunctionRecord, RouterMembers, VersionSpec
 from mayfly_router import replies
-from mayfly_router.cancel import Cancel
 from mayfly_router.dispatch import Dispatch
-from mayfly_router.durable import Durable
+from mayfly_router.durable.cancel import Cancel
+from mayfly_router.durable.durable import Durable
+from mayfly_router.durable.intake import Intake
+from mayfly_router.durable.keyed import Keyed
 from mayfly_router.fleet import Fleet
 from mayfly_router.function import Change, Function
 from mayfly_router.handover import Handovers
-from mayfly_router.intake import Intake
-from mayfly_router.keyed import Keyed
 from mayfly_router.orders import Background, Orders
 from mayfly_router.state import State
 

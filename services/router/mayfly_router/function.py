@@ -12,8 +12,8 @@ from mayfly_proto.records import VersionSpec
 from mayfly_router import activation
 from mayfly_router.backlog import Backlog
 from mayfly_router.call import Call
+from mayfly_router.durable.source import Source, sources
 from mayfly_router.pool import Pool
-from mayfly_router.source import Source, sources
 
 NO_LIMIT = 1_000_000
 NO_NODES = "no_nodes"  # `Activated.reason` when there is no worker at all

@@ -9,7 +9,7 @@ import msgspec
 
 from mayfly_proto import headers
 from mayfly_proto.records import Batch
-from mayfly_router.delivery import Delivery
+from mayfly_router.durable.delivery import Delivery
 
 _ITEM_BYTES = 300  # of a batch's frame beside an item's payload and headers, roughly
 _FAILURES = b"batchItemFailures"

@@ -12,10 +12,10 @@ driven again, the tick of a schedule): only there are headers about attempts bel
 from typing import TYPE_CHECKING
 
 from mayfly_proto import headers, storage, subjects
-from mayfly_router import claims
+from mayfly_router.durable import claims
 
 if TYPE_CHECKING:
-    from mayfly_router.source import Source
+    from mayfly_router.durable.source import Source
 
 _ACK = len(subjects.ACK_PREFIX)
 _OURS = b"\r\nMayfly-"
@@ -106,6 +106,11 @@ class Delivery:
     def is_held(self) -> bool:
         """It is looked after here; not so one that another connection has had, or that was given back."""
         return self.source.held.get(self.sequence) is self
+
+    @property
+    def waits(self) -> bool:
+        """It is looked after here, and can be taken back."""
+        return self.is_held and not self.taken
 
     @property
     def settle(self) -> str:

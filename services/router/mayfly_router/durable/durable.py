@@ -18,19 +18,18 @@ from mayfly_chassis.bus import Bus
 from mayfly_proto import errors, headers
 from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.records import VersionSpec
-from mayfly_router import batching, settle
-from mayfly_router.batching import Gathering
 from mayfly_router.call import FOREVER_S, Call
-from mayfly_router.delivery import Delivery, parse_ack, parse_settle
 from mayfly_router.dispatch import Dispatch
+from mayfly_router.durable import batching, settle
+from mayfly_router.durable.delivery import Delivery, parse_ack, parse_settle
+from mayfly_router.durable.settle import Verdict
+from mayfly_router.durable.settler import GIVE_BACK, IN_PROGRESS, NOT_NOW, Settler
+from mayfly_router.durable.source import Source
+from mayfly_router.durable.stored import Stored
+from mayfly_router.durable.turns import Turns
 from mayfly_router.function import Function
-from mayfly_router.ordering import Lanes
 from mayfly_router.replies import COMPONENT
-from mayfly_router.settle import Verdict
-from mayfly_router.settler import GIVE_BACK, IN_PROGRESS, NOT_NOW, Settler
-from mayfly_router.source import Source
 from mayfly_router.state import State
-from mayfly_router.stored import Stored
 
 EXTEND_S = 3.0  # a lease of ten seconds
 OUTCOME_S = 2.0  # from leaving its slot until an outcome is taken for lost
@@ -65,42 +64,28 @@ class Durable:
         self.payload_limit = bus.payload_limit
         self._room = bus.max_payload
         self._running: dict[bytes, Call] = {}  # by settle subject: handed to dispatch, not settled
-        self._lanes: dict[str, Lanes] = {}
-        self._gatherings: dict[str, Gathering] = {}
+        self._turns = Turns(bus.payload_limit)
         self.at_the_door: set[Delivery] = set()  # they wait for the result of the first call with their key
-        self._again: list[tuple[float, Delivery]] = []  # in the order of a key: when it is to run again
 
     # to a slot
 
     def line_up(self, function: Function, delivery: Delivery, now: float) -> None:
         """Let it run: with others, in its turn, or at once."""
         spec = _spec(function)
-        if not _waits(delivery):
+        if not delivery.waits:
             return  # it was given back or taken back meanwhile
         if spec is None or function.left:
             self.give_back(delivery)
-        elif spec.batch is not None:
-            gathering = self._gatherings.get(spec.name)
-            if gathering is None:
-                gathering = self._gatherings[spec.name] = Gathering(spec.batch, self.payload_limit)
-            if batch := gathering.add(delivery, now):
-                self._run_batch(function, batch, now)
-        elif not spec.ordered or self._lane(spec).enter(delivery):
-            self._run(function, delivery, now)
-        else:
-            delivery.park()
+        elif ready := self._turns.enter(spec, delivery, now):
+            if spec.batch is not None:
+                self._run_batch(function, ready, now)
+            else:
+                self._run(function, delivery, now)
 
     def recall(self, function: Function, delivery: Delivery) -> None:
         """One that runs by another router's order: those of its key wait for it."""
-        spec = _spec(function)
-        if spec is not None and spec.ordered:
-            self._lane(spec).recall(delivery)
-
-    def _lane(self, spec: VersionSpec) -> Lanes:
-        lanes = self._lanes.get(spec.name)
-        if lanes is None:
-            lanes = self._lanes[spec.name] = Lanes(spec.ordered)
-        return lanes
+        if (spec := _spec(function)) is not None:
+            self._turns.recall(spec, delivery)
 
     def _run(self, function: Function, delivery: Delivery, now: float) -> None:
         delivery.taken = True
@@ -118,7 +103,7 @@ class Durable:
             self._stored.fetch(delivery, lambda: self._run(function, delivery, now), self._forget)
 
     def _run_batch(self, function: Function, gathered: list[Delivery], now: float) -> None:
-        batch = [delivery for delivery in gathered if _waits(delivery)]
+        batch = [delivery for delivery in gathered if delivery.waits]
         if not batch:
             return
         for delivery in batch:
@@ -219,29 +204,18 @@ class Durable:
     def _concluded(self, delivery: Delivery, verdict: Verdict) -> None:
         if verdict.again_in_s is not None:
             delivery.attempt += 1
-            self._run_at(self._state.clock() + verdict.again_in_s, delivery)
+            self._turns.run_at(self._state.clock() + verdict.again_in_s, delivery)
         else:
             self._forget(delivery)
-
-    def _run_at(self, at: float, delivery: Delivery) -> None:
-        """It runs again from here. Until then it takes no place in the window: other keys are not to wait for it."""
-        delivery.taken = False
-        delivery.park()
-        self._again.append((at, delivery))
 
     def _forget(self, delivery: Delivery) -> None:
         """It is no longer ours to look after; the next of its key may run."""
         delivery.drop()
-        name = delivery.source.function
-        function = self._state.functions.get(name)
+        function = self._state.functions.get(delivery.source.function)
         if function is None:
             return
-        if lanes := self._lanes.get(name):
-            leaving: Delivery | None = delivery
-            while leaving is not None and (leaving := lanes.leave(leaving)) is not None:
-                if _waits(leaving):
-                    self._run(function, leaving, self._state.clock())
-                    break
+        if (following := self._turns.leave(delivery)) is not None:
+            self._run(function, following, self._state.clock())
         self._pull(delivery.source)
 
     # taking back
@@ -256,15 +230,12 @@ class Durable:
                     if call.share is not None or call.left or call.adopted:
                         raise Started(invocation)
                     return delivery
-        gathered = self._gatherings.get(name, ())
-        in_line = lanes.waiting() if (lanes := self._lanes.get(name)) else ()
-        others = chain(self.at_the_door, (delivery for _, delivery in self._again))
-        ours = (delivery for delivery in others if delivery.source.function == name)
-        return next((d for d in chain(gathered, in_line, ours) if d.invocation == invocation), None)
+        at_the_door = (delivery for delivery in self.at_the_door if delivery.source.function == name)
+        waiting = chain(self._turns.of(name), at_the_door)
+        return next((delivery for delivery in waiting if delivery.invocation == invocation), None)
 
     def cancel(self, function: Function, delivery: Delivery) -> None:
         """One that waits is not to run."""
-        name = function.name
         spec = None if delivery in self.at_the_door else _spec(function)
         call = next((call for call in self._running.values() if delivery in call.deliveries), None)
         if call is not None:
@@ -275,13 +246,9 @@ class Durable:
                 for other in rest:
                     other.taken = False
                 self._run_batch(function, rest, self._state.clock())
-        elif delivery in self._gatherings.get(name, ()):
-            self._gatherings[name].remove(delivery)
-        elif (lanes := self._lanes.get(name)) and delivery in lanes.waiting():
-            lanes.remove(delivery)
         else:
             self.at_the_door.discard(delivery)
-            self._again = [entry for entry in self._again if entry[1] is not delivery]
+            self._turns.remove(delivery)
         self.conclude(delivery, settle.cancelled(delivery, spec))
 
     def give_back(self, delivery: Delivery) -> None:
@@ -302,7 +269,7 @@ class Durable:
         for delivery in call.deliveries:
             spec = _spec(self._state.functions.get(delivery.source.function))
             if spec is not None and spec.ordered and delivery.is_held:
-                self._stored.ask(delivery, partial(self._run_at, self._state.clock(), delivery), self._forget)
+                self._stored.ask(delivery, partial(self._turns.run_at, self._state.clock(), delivery), self._forget)
             else:
                 self._settler.say(delivery, GIVE_BACK)
                 self._forget(delivery)
@@ -328,27 +295,21 @@ class Durable:
 
     def _let_go(self, function: Function) -> None:
         """Give back what does not run, and has not run: its end is being written down."""
-        name = function.name
         called = {delivery: call for call in self._running.values() for delivery in call.deliveries}
         for source in function.sources:
             for delivery in list(source.held.values()):
                 call = called.get(delivery)
                 if call.share is None if call is not None else not delivery.taken:
                     self.give_back(delivery)
-        self._again = [entry for entry in self._again if entry[1].source.function != name]
-        self._lanes.pop(name, None)
-        self._gatherings.pop(name, None)
+        self._turns.forget(function.name)
 
     # time
 
     def tick(self, now: float) -> None:
-        for name, gathering in list(self._gatherings.items()):
-            function = self._state.functions.get(name)
-            if function is not None and (batch := gathering.due(now)):
+        for name, batch in self._turns.due_batches(now):
+            if function := self._state.functions.get(name):
                 self._run_batch(function, batch, now)
-        due = [delivery for at, delivery in self._again if at <= now]
-        self._again = [entry for entry in self._again if entry[0] > now]
-        for delivery in due:
+        for delivery in self._turns.due(now):
             if function := self._state.functions.get(delivery.source.function):
                 self._run_fetched(function, delivery, now)
 
@@ -376,10 +337,6 @@ class Started(Exception):
 
 def _spec(function: Function | None) -> VersionSpec | None:
     return function.current.spec if function is not None and function.current is not None else None
-
-
-def _waits(delivery: Delivery) -> bool:
-    return delivery.is_held and not delivery.taken
 
 
 def _needs_message(delivery: Delivery, spec: VersionSpec | None) -> bool:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from mayfly_proto import headers
-from mayfly_router.delivery import Delivery
+from mayfly_router.durable.delivery import Delivery
 
 _TOKEN = "subject."  # noqa: S105 - a token of a subject
 

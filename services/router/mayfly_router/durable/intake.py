@@ -13,10 +13,10 @@ import structlog
 from mayfly_chassis.bus import Bus, Subscription
 from mayfly_chassis.errors import BusError
 from mayfly_proto import headers
-from mayfly_router.delivery import Delivery, parse_ack
+from mayfly_router.durable.delivery import Delivery, parse_ack
+from mayfly_router.durable.settler import GIVE_BACK, NOT_NOW
+from mayfly_router.durable.source import Source, window
 from mayfly_router.function import Function
-from mayfly_router.settler import GIVE_BACK, NOT_NOW
-from mayfly_router.source import Source, window
 from mayfly_router.state import State
 
 EXPIRES_S = 60.0

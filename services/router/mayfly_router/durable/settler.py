@@ -12,9 +12,9 @@ import structlog
 from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, MessageTooLarge
-from mayfly_router.delivery import Delivery
+from mayfly_router.durable.delivery import Delivery
+from mayfly_router.durable.settle import Verdict, Write
 from mayfly_router.orders import Background
-from mayfly_router.settle import Verdict, Write
 
 ACK = b"+ACK"
 GIVE_BACK = b"-NAK"

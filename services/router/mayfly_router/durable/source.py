@@ -12,7 +12,7 @@ from mayfly_proto import storage, subjects
 from mayfly_proto.records import VersionSpec
 
 if TYPE_CHECKING:
-    from mayfly_router.delivery import Delivery
+    from mayfly_router.durable.delivery import Delivery
 
 SMALLEST_WINDOW = 16
 LARGEST_WINDOW = 1024

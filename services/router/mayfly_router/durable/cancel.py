@@ -14,12 +14,12 @@ from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, JetStreamError
 from mayfly_chassis.jetstream import Stored
 from mayfly_proto import headers, results, storage, subjects
-from mayfly_router import settle
-from mayfly_router.delivery import Delivery
-from mayfly_router.durable import Durable, Started
+from mayfly_router.durable import settle
+from mayfly_router.durable.delivery import Delivery
+from mayfly_router.durable.durable import Durable, Started
+from mayfly_router.durable.source import Source
 from mayfly_router.function import Function
 from mayfly_router.orders import Background
-from mayfly_router.source import Source
 
 _NOT_THERE = frozenset({10037, 10043, 10057})  # message not found, sequence out of range or deleted
 

@@ -10,16 +10,16 @@ from mayfly_chassis.errors import BusError
 from mayfly_proto import headers, storage
 from mayfly_proto.errors import ErrorType
 from mayfly_proto.records import VersionSpec
-from mayfly_router import claims, settle, timing
-from mayfly_router.claims import Claims
-from mayfly_router.delivery import Delivery
-from mayfly_router.durable import Durable
+from mayfly_router.durable import claims, settle, timing
+from mayfly_router.durable.claims import Claims
+from mayfly_router.durable.delivery import Delivery
+from mayfly_router.durable.durable import Durable
+from mayfly_router.durable.settle import Verdict
+from mayfly_router.durable.source import Source
+from mayfly_router.durable.stored import Stored
 from mayfly_router.function import Function
 from mayfly_router.orders import Background
-from mayfly_router.settle import Verdict
-from mayfly_router.source import Source
 from mayfly_router.state import State
-from mayfly_router.stored import Stored
 
 REDELIVERIES = 100  # beyond its attempts: it takes its routers with it
 TICK_KEPT_S = 86_400  # in which a tick is not run again

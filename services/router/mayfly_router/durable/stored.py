@@ -10,10 +10,10 @@ from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError
 from mayfly_proto import headers, subjects
-from mayfly_router.delivery import Delivery
+from mayfly_router.durable.delivery import Delivery
+from mayfly_router.durable.settler import ACK, GIVE_BACK, Settler
+from mayfly_router.durable.source import Source
 from mayfly_router.orders import Background
-from mayfly_router.settler import ACK, GIVE_BACK, Settler
-from mayfly_router.source import Source
 
 ASK_AGAIN_S = 0.25
 GIVEN_BACK_S = (0.0, 0.5, 2.0)  # from the beginning: when what another router may have given back is asked for

@@ -17,8 +17,8 @@ import msgspec
 from mayfly_proto import headers, records, states, storage, subjects
 from mayfly_proto.errors import CallError, ErrorDetail, ErrorType
 from mayfly_proto.records import IdempotencyRecord, Retries, VersionSpec
-from mayfly_router import claims
-from mayfly_router.delivery import Delivery
+from mayfly_router.durable import claims
+from mayfly_router.durable.delivery import Delivery
 
 PERMANENT = frozenset({ErrorType.BAD_REQUEST, ErrorType.TOO_LARGE, ErrorType.NOT_FOUND, ErrorType.LOOP})
 LONGEST_TRACEBACK = 8 * 1024  # characters, in a header

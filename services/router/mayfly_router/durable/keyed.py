@@ -15,10 +15,11 @@ from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError
 from mayfly_proto import errors, headers, subjects
 from mayfly_proto.records import IdempotencyRecord
-from mayfly_router import claims, replies
+from mayfly_router import replies
 from mayfly_router.call import Call
-from mayfly_router.claims import Claims
 from mayfly_router.dispatch import Dispatch
+from mayfly_router.durable import claims
+from mayfly_router.durable.claims import Claims
 from mayfly_router.function import Function
 from mayfly_router.orders import Background
 from mayfly_router.state import State
