@@ -247,3 +247,22 @@ def test_a_block_without_an_end_forges_nothing(raw: bytes) -> None:
     """The server passes it on: the router's line is a line of its own all the same."""
     assert headers.parse(delivery(raw=raw).for_handler())[headers.EVENT_SUBJECT] == "event.orders.eu.created"
     assert headers.parse(headers.added(raw, {"A": "b"}))["A"] == "b"
+
+
+def test_what_is_held_is_counted_in_bytes() -> None:
+    """Large events fill the router's memory before they fill a window: their sum has a bound, so it has to be true."""
+    source = Source("f", "EVENTS", "f_1")
+    held = []
+    for sequence in range(3):
+        each = Delivery(source, ACK, 1, sequence, 0.0)
+        source.held[sequence] = each
+        held.append(each.fill(b"event.a", None, b"x" * 100))
+    held[0].fill(b"event.a", None, b"x" * 100)
+    Delivery(source, ACK, 1, 9, 0.0).fill(b"event.a", None, b"of another router")
+    assert source.bytes == 300
+    held[0].drop()
+    held[0].drop()
+    assert source.bytes == 200
+    source.clear()
+    held[1].drop()
+    assert source.bytes == 0

@@ -185,7 +185,7 @@ def test_a_call_says_that_it_will_be_tried_again() -> None:
 
 def test_the_result_of_a_call_with_a_key_is_kept_for_the_next_one() -> None:
     """Stored before the acknowledgement; a call that failed for good leaves the key to the next one."""
-    call = delivery("ASYNC", raw=headers.block({headers.IDEMPOTENCY_KEY: "order 7"}))
+    call = delivery("ASYNC", raw=headers.block({headers.IDEMPOTENCY_KEY: "order 7"}), claimed=True)
     key = subjects.kv("idempotency", claims.key("shop.bill", "order 7"))
     _, kept = settle.succeeded(call, RESULT, b"done", spec(idempotency_ttl_s=60)).writes
     assert kept.subject == key
@@ -200,7 +200,7 @@ def test_the_result_of_a_call_with_a_key_is_kept_for_the_next_one() -> None:
 
 def test_a_result_too_large_to_keep_does_not_keep_its_call_from_ending() -> None:
     """The next call with the key runs again; a claim that no server takes would have this one run for ever."""
-    call = delivery("ASYNC", raw=headers.block({headers.IDEMPOTENCY_KEY: "order 7"}))
+    call = delivery("ASYNC", raw=headers.block({headers.IDEMPOTENCY_KEY: "order 7"}), claimed=True)
     result, claim = settle.succeeded(call, RESULT, b"x" * (claims.LARGEST + 1), spec()).writes
     assert len(result.payload) == claims.LARGEST + 1
     record = records.decode(claim.payload, IdempotencyRecord)
@@ -216,6 +216,14 @@ def test_only_an_event_has_a_stream_to_wait_for() -> None:
         last = delivery(attempt=3)
         dead_letter, failure = settle.failed(last, BOOM, spec(on_failure=subject), NOW, 0.5).writes
         assert (success.stored, dead_letter.stored, failure.stored) == (stored, True, stored)
+
+
+def test_a_call_that_never_had_its_key_leaves_it_to_whose_it_is() -> None:
+    """One that is refused at the door, as in a circle, does not take the first one's result away."""
+    call = delivery("ASYNC", raw=headers.block({headers.IDEMPOTENCY_KEY: "order 7"}))
+    loop = CallError(ErrorType.LOOP, "a circle", component="router")
+    written = [write.subject for write in settle.failed(call, loop, spec(), NOW, 0.5).writes]
+    assert written == ["dlq.shop.bill", "result.A7.shop.bill"]
 
 
 def test_two_streams_with_the_same_sequence_do_not_share_a_retry() -> None:

@@ -135,6 +135,7 @@ class Admission:
             while spec is not None and not function.left:
                 found = await self._claims.claim(key, delivery.invocation, ttl_s=spec.idempotency_ttl_s)
                 if found is None:
+                    delivery.claimed = True
                     self._durable.line_up(function, delivery, self._state.clock())
                     return
                 if found.headers is not None:

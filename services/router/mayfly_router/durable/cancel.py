@@ -97,7 +97,8 @@ class Cancel:
         if scheduled is not None and scheduled.headers:
             delivery.headers = scheduled.headers
             delivery.attempt = int(headers.find(scheduled.headers, headers.ATTEMPT.encode()) or 1)
-        spec = function.current.spec if function.current is not None and delivery.attempt > 1 else None
+        delivery.claimed = delivery.attempt > 1
+        spec = function.current.spec if function.current is not None else None
         for write in settle.cancelled(delivery, spec).writes:
             await jetstream.publish(self._bus, write.subject, write.payload, headers=write.headers)
 

@@ -32,6 +32,7 @@ class Delivery:
     __slots__ = (
         "ack",
         "attempt",
+        "claimed",
         "extended",
         "first_at",
         "headers",
@@ -65,11 +66,14 @@ class Delivery:
         self.key = ""  # of the events that run one after another
         self.whole = False  # the message is known
         self.parked = False  # it waits for others of its key
+        self.claimed = False  # its idempotency key, if it has one, is taken by it
         self.taken = False  # it runs, or its end is being written down: it cannot be taken back
 
     def fill(self, subject: bytes, raw: bytes | None, payload: bytes) -> "Delivery":
         """The message itself."""
         self.subject = subject.decode("utf-8", "replace")  # the server takes any bytes
+        if self.is_held:
+            self.source.bytes += len(payload) - len(self.payload)
         self.headers, self.payload, self.whole = raw, payload, True
         if self.source.is_due:
             self._read_due(raw or b"")
@@ -101,6 +105,7 @@ class Delivery:
         self.unpark()
         if self.is_held:
             del self.source.held[self.sequence]
+            self.source.bytes -= len(self.payload)
 
     @property
     def is_held(self) -> bool:
@@ -124,11 +129,16 @@ class Delivery:
 
     @property
     def key_of_call(self) -> str | None:
-        """Of its claim, if it is a call with an idempotency key."""
+        """Where it has to claim its idempotency key, if it is a call with one."""
         if not self.is_call or self.headers is None or _OURS not in self.headers:
             return None
         found = headers.find(self.headers, _KEY)
         return claims.key(self.source.function, found.decode("utf-8", "replace")) if found else None
+
+    @property
+    def claim(self) -> str | None:
+        """What it has a claim to, and has to give up or to fulfil."""
+        return self.key_of_call if self.claimed else None
 
     @property
     def depth(self) -> int:

@@ -176,7 +176,9 @@ class Durable:
         source = next((s for s in function.sources if s.key == key), None) if function else None
         now = self._state.clock()
         call = Call("", subject, None, b"", now)
-        call.deliveries = (Delivery(source or Source(name, stream, consumer), ack, redelivered, sequence, now),)
+        delivery = Delivery(source or Source(name, stream, consumer), ack, redelivered, sequence, now)
+        delivery.claimed = True  # else it would not run
+        call.deliveries = (delivery,)
         return call
 
     def refuse(self, delivery: Delivery, kind: ErrorType, sentence: str) -> None:
@@ -236,7 +238,6 @@ class Durable:
 
     def cancel(self, function: Function, delivery: Delivery) -> None:
         """One that waits is not to run."""
-        spec = None if delivery in self.at_the_door else _spec(function)
         call = next((call for call in self._running.values() if delivery in call.deliveries), None)
         if call is not None:
             del self._running[call.reply.encode()]
@@ -249,7 +250,7 @@ class Durable:
         else:
             self.at_the_door.discard(delivery)
             self._turns.remove(delivery)
-        self.conclude(delivery, settle.cancelled(delivery, spec))
+        self.conclude(delivery, settle.cancelled(delivery, _spec(function)))
 
     def give_back(self, delivery: Delivery) -> None:
         """The stream has it, and gives it to whoever is to have it."""
@@ -288,8 +289,7 @@ class Durable:
         """It is another router's now, or gone: what runs is settled there, the rest is given back."""
         self._let_go(function)
         for source in function.sources:
-            source.held.clear()
-            source.early = None
+            source.clear()
         name = function.name
         self._running = {s: call for s, call in self._running.items() if call.deliveries[0].source.function != name}
 

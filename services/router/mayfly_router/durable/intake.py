@@ -63,6 +63,7 @@ class Intake:
         self._state = state
         self._soon = soon  # the event loop's `call_soon`
         self._hungry: set[Source] = set()
+        self._held_bytes = 0  # of payloads, a moment ago
         self._admit = admit
         self._opened = opened
         self._feeds: dict[str, Feed] = {}
@@ -120,7 +121,8 @@ class Intake:
         coming = pool.starts.covering * pool.spec.concurrency
         batch = pool.spec.batch.size if pool.spec.batch is not None else 1
         count = source.missing(window(pool.slots + coming, pool.service_s, batch))
-        if count <= 0 or self._state.backlog.full:
+        full = self._state.backlog.full or self._held_bytes > self._state.backlog.limit
+        if count <= 0 or (full and source.early is None):
             return
         source.asked += count
         if not source.heard:
@@ -148,7 +150,7 @@ class Intake:
             self._admit(feed.function, delivery.fill(subject, raw, payload), now)
         except Exception:  # noqa: BLE001 - nothing may be left behind
             _log.exception("delivery.not_admitted", invocation=delivery.invocation)
-            del source.held[sequence]  # else nothing would ever be heard of it
+            delivery.drop()  # else nothing would ever be heard of it
             self._bus.publish(ack, NOT_NOW)
         if not source.asked and pending:
             self._pull(feed, source)
@@ -180,6 +182,7 @@ class Intake:
                 self._pull(feed, source)
 
     def tick(self, now: float) -> None:
+        self._held_bytes = sum(source.bytes for feed in self._active for source in feed.sources.values())
         for feed in list(self._active):
             for source in feed.sources.values():
                 self._pull(feed, source)

@@ -49,7 +49,7 @@ def succeeded(delivery: Delivery, raw: bytes | None, payload: bytes, spec: Versi
     writes = []
     if delivery.is_call:
         writes.append(_record(delivery, states.Invocation.SUCCEEDED, raw, payload, delivery.attempt))
-    if spec is not None and (key := delivery.key_of_call):
+    if spec is not None and (key := delivery.claim):
         record = IdempotencyRecord(invocation=delivery.invocation, headers=raw, payload=payload)
         if len(payload) > claims.LARGEST:
             record = IdempotencyRecord(invocation=delivery.invocation)
@@ -98,9 +98,8 @@ def later(delivery: Delivery, at: float) -> Verdict:
 
 
 def cancelled(delivery: Delivery, spec: VersionSpec | None) -> Verdict:
-    """``spec`` None: it has no claim to its key."""
     writes = [_record(delivery, states.Invocation.CANCELLED, None, b"", delivery.attempt - 1)]
-    if spec is not None and (key := delivery.key_of_call):
+    if spec is not None and (key := delivery.claim):
         writes.append(_claim(key, IdempotencyRecord(invocation=delivery.invocation), spec.idempotency_ttl_s))
     return Verdict(writes)
 
@@ -154,7 +153,7 @@ def _given_up(
     writes = [_letter(delivery, ours, detail, room)]
     if delivery.is_call:
         writes.append(_record(delivery, states.Invocation.FAILED, error.headers(), error.body(), delivery.attempt))
-    if spec is not None and (key := delivery.key_of_call):
+    if spec is not None and (key := delivery.claim):
         writes.append(_claim(key, IdempotencyRecord(invocation=delivery.invocation), spec.idempotency_ttl_s))
     if spec is not None and spec.on_failure:
         kind = {headers.CONTENT_TYPE: "application/json"}

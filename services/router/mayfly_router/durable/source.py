@@ -35,6 +35,7 @@ class Source:
         self.enough = 0  # of what is here and asked for: with more than that, nothing more is asked for
         self.pending = 0  # that it has beside these
         self.held: dict[int, Delivery] = {}  # by sequence: received and not settled
+        self.bytes = 0  # of their payloads
         self.heard = 0.0  # when it last said anything
         self.early: dict[int, Delivery] | None = None  # while it is not known what came before them
         self.parked = 0  # of those: they wait for others of their key, not for a slot
@@ -52,6 +53,12 @@ class Source:
     def received(self) -> None:
         self.asked -= 1
         self.owed = max(0, self.owed - 1)
+
+    def clear(self) -> None:
+        """Another router's now."""
+        self.held.clear()
+        self.bytes = 0
+        self.early = None
 
     @property
     def wants_more(self) -> bool:

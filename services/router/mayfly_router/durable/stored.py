@@ -104,5 +104,5 @@ class Stored:
             return
         for delivery in [d for d in source.held.values() if not d.whole]:
             if not await self._fill(delivery):
-                source.held.pop(delivery.sequence, None)
+                delivery.drop()
         then()
