@@ -1,9 +1,7 @@
 """A router, put together: start and stop on one page."""
 
 import asyncio
-import secrets
-import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
@@ -17,14 +15,7 @@ from mayfly_proto import records, storage, subjects
 from mayfly_router.catalog import Catalog
 from mayfly_router.config import RouterConfig
 from mayfly_router.dispatch import Dispatch
-from mayfly_router.durable.admission import Admission
-from mayfly_router.durable.cancel import Cancel
-from mayfly_router.durable.claims import Claims
-from mayfly_router.durable.durable import Durable
-from mayfly_router.durable.intake import Intake
-from mayfly_router.durable.keyed import Keyed
-from mayfly_router.durable.settler import Settler
-from mayfly_router.durable.stored import Stored
+from mayfly_router.durable.events import Events
 from mayfly_router.fleet import Fleet
 from mayfly_router.handover import Handovers
 from mayfly_router.membership import Membership
@@ -59,25 +50,9 @@ class Router:
         soon = asyncio.get_running_loop().call_soon
         self._dispatch = Dispatch(bus, self.state, config.wait_s, soon)
         self._orders = Orders(bus, self.state, self._dispatch, chassis.background, self._outdated)
-        found = Claims(bus)
-        self._keyed = Keyed(bus, self.state, self._dispatch, found, self._errand)
-        settler = Settler(bus, self._errand)
-        stored = Stored(bus, settler, self._errand)
-        self._durable = Durable(
-            bus,
-            self.state,
-            self._dispatch,
-            settler,
-            stored,
-            unix=time.time,
-            jitter=secrets.SystemRandom().random,
-            pull=lambda source: self._intake.pull(source),
-        )
-        admission = Admission(self.state, self._durable, stored, found, self._errand, time.time, bus.payload_limit)
-        self._intake = Intake(bus, self.state, admission.admit, admission.opened, soon)
-        cancel = Cancel(bus, self._durable, self._errand)
-        self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background, self._durable.adopt)
-        self._handovers = Handovers(bus, self.state, self._dispatch, self._durable.give_back_call)
+        events = self._events = Events(bus, self.state, self._dispatch, chassis.background, soon)
+        self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background, events.durable.adopt)
+        self._handovers = Handovers(bus, self.state, self._dispatch, events.durable.give_back_call)
         self._catalog = Catalog(
             bus,
             self.state,
@@ -85,10 +60,7 @@ class Router:
             self._orders,
             self._fleet,
             self._handovers,
-            self._durable,
-            self._intake,
-            self._keyed,
-            cancel,
+            events,
             chassis.background,
         )
         self._membership = Membership(bus, config.name, self._catalog.reassign)
@@ -98,8 +70,8 @@ class Router:
             act=self._orders.act,
             divert=self._handovers.divert,
             stale=self._refused_by,
-            keyed=self._keyed.enter,
-            again=self._durable.run_again,
+            keyed=events.keyed.enter,
+            again=events.durable.run_again,
         )
 
     async def start(self) -> None:
@@ -134,14 +106,10 @@ class Router:
         for mirror in (self._membership, self._catalog, self._routes, self._nodes):
             await mirror.stop()
 
-    def _errand(self, name: str, errand: Coroutine[None, None, None]) -> None:
-        """For one call or event: whatever is wrong with it, the others are not to blame."""
-        self._chassis.background(name, _alone(name, errand))
-
     async def _drain(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_s):
-                while self._durable.running or any(f.waiting for f in self.state.functions.values()):  # noqa: ASYNC110
+                while self._events.durable.running or any(f.waiting for f in self.state.functions.values()):  # noqa: ASYNC110
                     await asyncio.sleep(TICK_S)
 
     async def _tick(self) -> None:
@@ -152,17 +120,14 @@ class Router:
             blind = now - last > LATE_S or not self._bus.connected
             self._fleet.tick(now, now - last if blind else 0.0)
             self._dispatch.tick(now)
-            self._durable.tick(now)
-            self._intake.tick(now)
+            self._events.tick(now)
             last = now
 
     async def _reports(self) -> None:
         while True:
             await asyncio.sleep(REPORT_S)
             self._orders.hold()
-            self._durable.extend(self.state.clock())
-            self._intake.look_for_silence(self.state.clock())
-            self._keyed.tick(self.state.clock())
+            self._events.every_second()
             with suppress(BusError):
                 self._bus.publish(subjects.load_router(self._config.name), records.encode(self.state.load()))
 
@@ -172,7 +137,7 @@ class Router:
     def _on_reconnect(self) -> None:
         """What was under way may be lost: ask every node again, and tell the others our new connection."""
         self._fleet.adopt_all()
-        self._intake.reconnected()
+        self._events.reconnected()
         self._membership.check()
 
     def _refused_by(self, node: Node) -> None:
@@ -190,13 +155,6 @@ class Router:
         client = records.Client(server=event.server.id, id=event.client.id)
         self._fleet.disconnected(client)
         self._membership.disconnected(client)
-
-
-async def _alone(name: str, errand: Coroutine[None, None, None]) -> None:
-    try:
-        await errand
-    except Exception:  # noqa: BLE001 - whatever it was, the next one is not to blame
-        _log.exception("errand.broke", errand=name)
 
 
 class _Server(msgspec.Struct):

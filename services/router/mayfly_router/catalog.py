@@ -20,10 +20,7 @@ from mayfly_proto import ownership, records, storage, subjects
 from mayfly_proto.records import FunctionRecord, RouterMembers, VersionSpec
 from mayfly_router import replies
 from mayfly_router.dispatch import Dispatch
-from mayfly_router.durable.cancel import Cancel
-from mayfly_router.durable.durable import Durable
-from mayfly_router.durable.intake import Intake
-from mayfly_router.durable.keyed import Keyed
+from mayfly_router.durable.events import Events
 from mayfly_router.fleet import Fleet
 from mayfly_router.function import Change, Function
 from mayfly_router.handover import Handovers
@@ -53,10 +50,7 @@ class Catalog:
         orders: Orders,
         fleet: Fleet,
         handovers: Handovers,
-        durable: Durable,
-        intake: Intake,
-        keyed: Keyed,
-        cancel: Cancel,
+        events: Events,
         background: Background,
     ) -> None:
         self._bus = bus
@@ -65,10 +59,7 @@ class Catalog:
         self._orders = orders
         self._fleet = fleet
         self._handovers = handovers
-        self._durable = durable
-        self._intake = intake
-        self._keyed = keyed
-        self._cancel = cancel
+        self._events = events
         self._background = background
         self._functions = Mirror(bus, storage.FUNCTIONS, self._on_function)
         self._versions = Mirror(bus, storage.VERSIONS, self._on_version)
@@ -144,7 +135,7 @@ class Catalog:
             self._state.leaving.pop(name, None)
             if function := self._state.functions.pop(name, None):
                 self._carry_out(name, function.delete())
-                self._durable.release(function)
+                self._events.release(function)
         else:
             self._records[name] = records.decode(value, FunctionRecord)
             self._apply(name)
@@ -170,7 +161,7 @@ class Catalog:
         before = function.current
         self._carry_out(name, function.apply(specs, record.current, self._state.clock()))
         if before is not None and before is not function.current:
-            self._durable.reline(function, before.spec)
+            self._events.changed(function, before.spec)
         for version, pool in function.pools.items():
             if version not in known:
                 self._fleet.equip(pool)
@@ -195,8 +186,7 @@ class Catalog:
         self._state.leaving[name] = function
         for call in function.leave():
             self._handovers.divert(call, name)
-        self._durable.release(function)
-        self._keyed.release(name)
+        self._events.release(function)
 
     async def _let_go(self, members: RouterMembers, leaving: dict[str, Function]) -> None:
         """Unsubscribe from what is others' when they have subscribed."""
@@ -233,7 +223,7 @@ class Catalog:
                 self._subscriptions[key] = (subscription, function)
                 outdated += [present[0]] if present else []
         outdated += [self._subscriptions.pop(key)[0] for key in self._subscriptions.keys() - wanted.keys()]
-        await self._intake.follow({} if self._closing else self._state.functions)
+        await self._events.follow({} if self._closing else self._state.functions)
         await self._bus.flush()
         self._epoch_done = epoch
         self._subscribed.set()
@@ -247,11 +237,12 @@ class Catalog:
         wanted: dict[Wanted, tuple[Function, Callback]] = {}
         for function in (*self._state.leaving.values(), *self._state.functions.values()):
             name, router = function.name, subjects.ROUTER_QUEUE
-            wanted[Wanted(subjects.settle_of(name), router)] = (function, self._durable.on_outcome)
-            wanted[Wanted(subjects.keyed_of(name), router)] = (function, self._keyed.on_result)
+            for subject, callback in self._events.outcomes(function):
+                wanted[Wanted(subject, router)] = (function, callback)
             if self._closing:
                 continue
-            wanted[Wanted(subjects.cancel(name), router)] = (function, partial(self._cancel.on_cancel, function))
+            for subject, callback in self._events.wishes(function):
+                wanted[Wanted(subject, router)] = (function, callback)
             wanted[Wanted(subjects.call(name), router)] = (function, partial(self._dispatch.on_call, function, 0))
             for version in function.pools:
                 callback = partial(self._dispatch.on_call, function, version)

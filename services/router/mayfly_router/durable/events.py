@@ -1,0 +1,103 @@
+"""Events and durable calls of this router's functions: the parts, put together, and what others need of them."""
+
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from functools import partial
+
+import structlog
+
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.frames import Callback
+from mayfly_proto import subjects
+from mayfly_proto.records import VersionSpec
+from mayfly_router.dispatch import Dispatch
+from mayfly_router.durable.admission import Admission
+from mayfly_router.durable.cancel import Cancel
+from mayfly_router.durable.claims import Claims
+from mayfly_router.durable.durable import Durable
+from mayfly_router.durable.intake import Intake
+from mayfly_router.durable.keyed import Keyed
+from mayfly_router.durable.settler import Settler
+from mayfly_router.durable.stored import Stored
+from mayfly_router.function import Function
+from mayfly_router.orders import Background
+from mayfly_router.state import State
+
+_log = structlog.get_logger()
+
+
+class Events:
+    """``soon``: the event loop's `call_soon`."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        state: State,
+        dispatch: Dispatch,
+        background: Background,
+        soon: Callable[[Callable[[], None]], object],
+    ) -> None:
+        def errand(name: str, work: Coroutine[None, None, None]) -> None:
+            background(name, _alone(name, work))
+
+        claims, settler = Claims(bus), Settler(bus, errand)
+        stored = Stored(bus, settler, errand)
+        self._clock = state.clock
+        self.keyed = Keyed(bus, state, dispatch, claims, errand)
+        self.durable = Durable(
+            bus,
+            state,
+            dispatch,
+            settler,
+            stored,
+            unix=time.time,
+            jitter=secrets.SystemRandom().random,
+            pull=lambda source: self._intake.pull(source),
+        )
+        admission = Admission(state, self.durable, stored, claims, errand, time.time, bus.payload_limit)
+        self._intake = Intake(bus, state, admission.admit, admission.opened, soon)
+        self._cancel = Cancel(bus, self.durable, errand)
+
+    def outcomes(self, function: Function) -> Iterator[tuple[str, Callback]]:
+        """What has to be heard of it as long as anything of it may run."""
+        yield subjects.settle_of(function.name), self.durable.on_outcome
+        yield subjects.keyed_of(function.name), self.keyed.on_result
+
+    def wishes(self, function: Function) -> Iterator[tuple[str, Callback]]:
+        """What is heard of it while it takes anything new."""
+        yield subjects.cancel(function.name), partial(self._cancel.on_cancel, function)
+
+    async def follow(self, functions: Mapping[str, Function]) -> None:
+        """Pull for these, and for no others."""
+        await self._intake.follow(functions)
+
+    def changed(self, function: Function, before: VersionSpec) -> None:
+        """Another version is current."""
+        self.durable.reline(function, before)
+
+    def release(self, function: Function) -> None:
+        """It is another router's now, or gone."""
+        self.durable.release(function)
+        self.keyed.release(function.name)
+
+    def reconnected(self) -> None:
+        self._intake.reconnected()
+
+    def tick(self, now: float) -> None:
+        self.durable.tick(now)
+        self._intake.tick(now)
+
+    def every_second(self) -> None:
+        now = self._clock()
+        self.durable.extend(now)
+        self._intake.look_for_silence(now)
+        self.keyed.tick(now)
+
+
+async def _alone(name: str, errand: Coroutine[None, None, None]) -> None:
+    """For one call or event: whatever is wrong with it, the others are not to blame."""
+    try:
+        await errand
+    except Exception:  # noqa: BLE001 - as said
+        _log.exception("errand.broke", errand=name)
