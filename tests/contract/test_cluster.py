@@ -87,8 +87,10 @@ async def test_a_stream_outlives_its_leader(servers: Servers) -> None:
         assert found["state"]["messages"] == 100
         victim.start()
         await asyncio.to_thread(servers.wait_whole)
-        replicas = (await info(bus, storage.EVENTS))["cluster"]["replicas"]
-        assert all(replica["current"] for replica in replicas)
+        deadline = time.monotonic() + ELECTION_S
+        while not all(replica["current"] for replica in (await info(bus, storage.EVENTS))["cluster"]["replicas"]):
+            assert time.monotonic() < deadline, "the server that came back has not caught up"
+            await asyncio.sleep(0.1)
     finally:
         await bus.close()
 
