@@ -347,3 +347,29 @@ async def test_what_another_router_has_settled_does_not_run_again_in_its_order(r
     rig.durable.extend(rig.now)
     await rig.rest()
     assert [payload for _, payload in rig.wire.invokes()] == [b"7", b"8"]
+
+
+def fired(identity: str, following: str) -> bytes:
+    return headers.block({headers.SCHEDULER: f"mayfly.schedule.f.{identity}", headers.SCHEDULE_NEXT: following})
+
+
+async def test_a_tick_that_the_server_makes_twice_runs_once(rig: Rig) -> None:
+    """The second message of it is acknowledged, and nothing runs."""
+    await rig.deploy(triggers=[records.Trigger(schedule="@hourly", number=1)])
+    rig.wire.claimed = records.encode(IdempotencyRecord(invocation="S7", until=1e12))
+    rig.deliver(8, raw=fired("t1", "2099-01-01T00:00:00Z"), stream="SCHEDULES")
+    await rig.rest()
+    assert (rig.wire.invokes(), rig.wire.words()) == ([], ["8 +ACK"])
+    rig.deliver(7, raw=fired("t1", "2099-01-01T00:00:00Z"), stream="SCHEDULES")
+    await rig.rest()
+    assert [invoke.invocation for invoke, _ in rig.wire.invokes()] == ["S7"]
+
+
+@pytest.mark.parametrize(("missed", "runs"), [("latest", 0), ("all", 1)])
+async def test_a_tick_that_comes_after_the_next_one_is_due(rig: Rig, missed: str, runs: int) -> None:
+    """It is left out, since a later one runs; unless each is wanted."""
+    await rig.deploy(triggers=[records.Trigger(schedule="@hourly", number=1, missed=missed)])
+    rig.deliver(7, raw=fired("t1", "2000-01-01T00:00:00Z"), stream="SCHEDULES")
+    await rig.rest()
+    assert len(rig.wire.invokes()) == runs
+    assert rig.wire.words() == ([] if runs else ["7 +ACK"])
