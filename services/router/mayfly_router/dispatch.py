@@ -25,7 +25,6 @@ from mayfly_router.state import State
 HEADERS_LIMIT = 60_000  # bytes; with the frame's metadata they fit what payload_limit leaves of max_payload
 
 _TIMEOUT = headers.TIMEOUT_MS.encode()
-_OURS = b"\r\nMayfly-"
 _KEY = headers.IDEMPOTENCY_KEY.encode()
 _PROBE = headers.PROBE.encode()
 _decode_done = codec.Unpacker(Done)
@@ -75,7 +74,7 @@ class Dispatch:
             self.fail(call, replies.not_found(function.name, pinned, call.invocation))
             return
         call.deadline = now + pool.spec.timeout_s + self._wait_s
-        special = raw is not None and (_OURS in raw or len(raw) > HEADERS_LIMIT)
+        special = raw is not None and (_TIMEOUT in raw or _KEY in raw or _PROBE in raw or len(raw) > HEADERS_LIMIT)
         if (special or len(payload) > self._limit) and not self._passes(call, pool, reply, raw or b""):
             return
         function.calls += 1
