@@ -43,7 +43,7 @@ async def test_instance_and_route_and_process_are_gone_after_keep_alive(platform
 
     def routes() -> str:
         listed = subprocess.run(
-            [nats_cli, "--server", platform.nats, "--user", platform.user, "--password", platform.password,
+            [nats_cli, "--server", platform.nats, "--user", platform.user, f"--password={platform.password}",
              "--no-context", "kv", "ls", "routes"],
             capture_output=True, text=True, timeout=30,
         )  # fmt: skip

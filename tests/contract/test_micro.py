@@ -149,7 +149,7 @@ async def test_the_nats_command_sees_the_service(
     caller = await connect("gateway")
     await caller.request(SUBJECT, b'{"name": "a"}')
     await caller.request(SUBJECT, b'{"name": "nobody"}')
-    access = [nats_cli, "--server", server.url, "--user", "operator", "--password", server.passwords["operator"]]
+    access = [nats_cli, "--server", server.url, "--user", "operator", f"--password={server.passwords['operator']}"]
 
     async def nats(*command: str) -> str:
         run = [*access, "micro", *command]

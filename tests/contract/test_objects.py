@@ -129,7 +129,7 @@ async def test_the_nats_command_reads_and_writes_the_same_objects(
     server: EmbeddedServer, store: ObjectStore, nats_cli: str, tmp_path: Path
 ) -> None:
     """``nats object get`` checks our digest, ``nats object put`` makes what we read, ``ls`` and ``del`` work."""
-    access = [nats_cli, "--server", server.url, "--user", "operator", "--password", server.passwords["operator"]]
+    access = [nats_cli, "--server", server.url, "--user", "operator", f"--password={server.passwords['operator']}"]
 
     def nats(*command: str) -> str:
         finished = subprocess.run([*access, "object", *command], capture_output=True, text=True, timeout=30)

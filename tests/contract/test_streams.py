@@ -155,7 +155,7 @@ async def test_bootstrap_says_what_the_server_refuses(empty: EmbeddedServer) -> 
 async def test_the_cli_takes_the_same_files(empty: EmbeddedServer, nats_cli: str) -> None:
     """`nats stream add --config` makes each of them; `nats kv` and `nats object` then know the buckets; and our
     bootstrap finds nothing to change."""
-    access = [nats_cli, "--server", empty.url, "--user", "operator", "--password", empty.passwords["operator"]]
+    access = [nats_cli, "--server", empty.url, "--user", "operator", f"--password={empty.passwords['operator']}"]
 
     def run(*arguments: str) -> str:
         return subprocess.run([*access, *arguments], check=True, capture_output=True, text=True, timeout=30).stdout
