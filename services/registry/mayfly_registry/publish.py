@@ -22,7 +22,7 @@ import msgspec
 
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import NoResponders, RequestTimeout
-from mayfly_proto import headers, subjects
+from mayfly_proto import headers, results, subjects
 from mayfly_proto.records import VersionSpec
 from mayfly_registry import history, numbers
 from mayfly_registry.errors import Conflict, NotRoutable
@@ -167,4 +167,4 @@ class Probe:
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return results.rfc3339(datetime.now(UTC))

@@ -4,7 +4,7 @@ Each is published there, acknowledged, its result recorded as failed, then it is
 is published again under the same message id, which the stream of dead letters drops.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 import structlog
@@ -13,7 +13,7 @@ from mayfly_chassis import jetstream
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import JetStreamError
 from mayfly_chassis.jetstream import Stored
-from mayfly_proto import headers, names, states, storage, subjects
+from mayfly_proto import headers, names, results, states, storage, subjects
 from mayfly_proto.errors import CallError, ErrorBody, ErrorType
 from mayfly_registry.errors import COMPONENT
 from mayfly_registry.store import Store
@@ -91,7 +91,7 @@ def dead_letter(name: str, message: Stored, now: datetime) -> bytes:
             headers.REASON: error.message,
             headers.ERROR: msgspec.json.encode(detail).decode(),
             headers.ATTEMPTS: "0",
-            headers.FAILED_AT: now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            headers.FAILED_AT: results.rfc3339(now),
             headers.INVOCATION: error.invocation,
             headers.EVENT_SUBJECT: message.subject,
             headers.MESSAGE_ID: f"{name}.{error.invocation}.{first_ms}",

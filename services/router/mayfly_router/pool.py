@@ -11,7 +11,7 @@ Invariants
 * The last used node is used first: the others stay idle and can be reclaimed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from mayfly_proto.errors import CallError
 from mayfly_proto.records import Route, VersionSpec
@@ -156,15 +156,11 @@ class Pool:
 
     def urgent(self) -> list[Call]:
         """Take out the waiting calls for whose answer somebody waits."""
-        calls = [call for call in self.queue if not call.deliveries]
-        self._keep(call for call in self.queue if call.deliveries)
-        return calls
+        return self._take_out(lambda call: not call.deliveries)
 
     def durable(self) -> list[Call]:
         """Take out the others."""
-        calls = [call for call in self.queue if call.deliveries]
-        self._keep(call for call in self.queue if not call.deliveries)
-        return calls
+        return self._take_out(lambda call: bool(call.deliveries))
 
     def remove(self, call: Call) -> None:
         """Take one out, if it waits here."""
@@ -173,10 +169,7 @@ class Pool:
 
     def unpinned(self) -> list[Call]:
         """Take out the waiting calls that did not ask for this very version."""
-        calls = [call for call in self.queue if not call.pinned]
-        if calls:
-            self._keep(call for call in self.queue if call.pinned)
-        return calls
+        return self._take_out(lambda call: not call.pinned)
 
     def served(self, duration_s: float) -> None:
         duration_s = max(duration_s, CLOCK_STEP_S)
@@ -311,6 +304,12 @@ class Pool:
         call = self.queue.popleft()
         self._backlog.remove(len(call.payload))
         return call
+
+    def _take_out(self, chosen: Callable[[Call], bool]) -> list[Call]:
+        calls = [call for call in self.queue if chosen(call)]
+        if calls:
+            self._keep([call for call in self.queue if not chosen(call)])
+        return calls
 
     def _keep(self, calls: Iterable[Call]) -> None:
         kept = Line(calls)

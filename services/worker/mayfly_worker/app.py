@@ -11,7 +11,7 @@ from mayfly_chassis.errors import BusError
 from mayfly_chassis.kv import Bucket
 from mayfly_chassis.objects import ObjectStore
 from mayfly_chassis.service import Chassis
-from mayfly_proto import storage, subjects
+from mayfly_proto import results, storage, subjects
 from mayfly_proto.records import NodeLease
 from mayfly_worker.config import WorkerConfig, cores
 from mayfly_worker.keeper import Keeper
@@ -136,7 +136,7 @@ def _record(chassis: Chassis, config: WorkerConfig, runtime: PythonRuntime) -> N
         cores=cores(),
         isolation=runtime.isolation,
         notes=runtime.notes,
-        started=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        started=results.rfc3339(datetime.now(UTC)),
         version=version("mayfly"),
     )
 

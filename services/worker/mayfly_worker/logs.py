@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError
-from mayfly_proto import records, subjects
+from mayfly_proto import records, results, subjects
 from mayfly_worker.complaints import Complaints
 from mayfly_worker.pool import Instance
 
@@ -110,4 +110,4 @@ class InstanceLog:
 
 
 def rfc3339() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return results.rfc3339(datetime.now(UTC))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from mayfly_proto import headers, records, states, storage, subjects
+from mayfly_proto import headers, records, results, states, storage, subjects
 from mayfly_proto.errors import CallError, ErrorDetail, ErrorType
 from mayfly_proto.records import IdempotencyRecord, Retries, VersionSpec
 from mayfly_router.durable import claims
@@ -50,10 +50,8 @@ def succeeded(delivery: Delivery, raw: bytes | None, payload: bytes, spec: Versi
     if delivery.is_call:
         writes.append(_record(delivery, states.Invocation.SUCCEEDED, raw, payload, delivery.attempt))
     if spec is not None and (key := delivery.claim):
-        record = IdempotencyRecord(invocation=delivery.invocation, headers=raw, payload=payload)
-        if len(payload) > claims.LARGEST:
-            record = IdempotencyRecord(invocation=delivery.invocation)
-        writes.append(_claim(key, record, spec.idempotency_ttl_s))
+        kept = len(payload) <= claims.LARGEST
+        writes.append(_claim(key, delivery, spec, raw if kept else None, payload if kept else b""))
     if spec is not None and spec.on_success:
         content_type = headers.find(raw or b"", _CONTENT_TYPE)
         kind = {headers.CONTENT_TYPE: content_type.decode("utf-8", "replace")} if content_type else {}
@@ -100,7 +98,7 @@ def later(delivery: Delivery, at: float) -> Verdict:
 def cancelled(delivery: Delivery, spec: VersionSpec | None) -> Verdict:
     writes = [_record(delivery, states.Invocation.CANCELLED, None, b"", delivery.attempt - 1)]
     if spec is not None and (key := delivery.claim):
-        writes.append(_claim(key, IdempotencyRecord(invocation=delivery.invocation), spec.idempotency_ttl_s))
+        writes.append(_claim(key, delivery, spec))
     return Verdict(writes)
 
 
@@ -125,21 +123,15 @@ def again_at(delivery: Delivery, at: float, attempt: int) -> Write:
 
 
 def rfc3339(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return results.rfc3339(datetime.fromtimestamp(at, UTC))
 
 
 def _given_up(
     delivery: Delivery, error: CallError, spec: VersionSpec | None, now: float, first_at: int, how: str, room: int
 ) -> Verdict:
     function = delivery.source.function
-    detail = ErrorDetail(
-        code=error.kind.code,
-        type=error.kind.value,
-        message=error.message,
-        component=error.component,
-        invocation=delivery.invocation,
-        traceback=error.traceback[-LONGEST_TRACEBACK:],
-    )
+    traceback = error.traceback[-LONGEST_TRACEBACK:]
+    detail = msgspec.structs.replace(error.detail(), invocation=delivery.invocation, traceback=traceback)
     ours = {
         headers.REASON: f"{error.kind.value}: {error.message}{how}"[:1000],
         headers.ATTEMPTS: str(delivery.attempt),
@@ -154,7 +146,7 @@ def _given_up(
     if delivery.is_call:
         writes.append(_record(delivery, states.Invocation.FAILED, error.headers(), error.body(), delivery.attempt))
     if spec is not None and (key := delivery.claim):
-        writes.append(_claim(key, IdempotencyRecord(invocation=delivery.invocation), spec.idempotency_ttl_s))
+        writes.append(_claim(key, delivery, spec))
     if spec is not None and spec.on_failure:
         kind = {headers.CONTENT_TYPE: "application/json"}
         writes.append(_publish(delivery, spec.on_failure, "failure", kind, error.body()))
@@ -182,9 +174,10 @@ def _record(delivery: Delivery, state: states.Invocation, raw: bytes | None, pay
     return Write(subjects.result(delivery.invocation, delivery.source.function), block, payload)
 
 
-def _claim(key: str, record: IdempotencyRecord, ttl_s: int) -> Write:
+def _claim(key: str, delivery: Delivery, spec: VersionSpec, raw: bytes | None = None, payload: bytes = b"") -> Write:
     """What came of a call with an idempotency key; without a result, the next one with the key is the first."""
-    block = headers.block({headers.TTL: str(ttl_s)})
+    record = IdempotencyRecord(invocation=delivery.invocation, headers=raw, payload=payload)
+    block = headers.block({headers.TTL: str(spec.idempotency_ttl_s)})
     return Write(subjects.kv(storage.IDEMPOTENCY, key), block, records.encode(record))
 
 
