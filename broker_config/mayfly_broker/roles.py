@@ -86,7 +86,7 @@ def roles(access: Access) -> Mapping[str, Permissions]:
     return MappingProxyType(
         {
             CLIENT: Permissions(
-                publish=(subjects.FUNCTIONS, subjects.ASYNC_CALLS, subjects.EVENTS),
+                publish=(subjects.FUNCTIONS, subjects.ASYNC_CALLS, subjects.EVENTS, subjects.METRICS),
                 subscribe=(f"{subjects.CLIENT_INBOX}.>", _inbox(CLIENT)),
             ),
             GATEWAY: Permissions(
@@ -96,8 +96,8 @@ def roles(access: Access) -> Mapping[str, Permissions]:
                     subjects.EVENTS,
                     subjects.API,
                     subjects.node_instances(ANY),
-                    *_read(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
-                    *_get(storage.LOGS, storage.RESULTS),
+                    *_read(storage.FUNCTIONS, storage.VERSIONS, storage.NODES, storage.TARGETS),
+                    *_get(storage.LOGS, storage.RESULTS, storage.DECISIONS),
                     *_get(*map(subjects.object_stream, (storage.CODE, storage.INCOMING))),
                     *_store(storage.INCOMING),
                     *_discard(storage.INCOMING),
@@ -106,7 +106,9 @@ def roles(access: Access) -> Mapping[str, Permissions]:
                 subscribe=(
                     _inbox(GATEWAY),
                     subjects.SERVICES,
-                    *_feed(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
+                    *_feed(storage.FUNCTIONS, storage.VERSIONS, storage.NODES, storage.TARGETS),
+                    subjects.LOAD,
+                    subjects.DECISIONS,
                     subjects.ALL_LOGS,
                     subjects.ALL_RESULTS,  # of durable calls that are waited for
                 ),
@@ -157,9 +159,10 @@ def roles(access: Access) -> Mapping[str, Permissions]:
                     subjects.router_ping(ANY),
                     subjects.ACTIVATE,
                     subjects.load_router(ANY),
+                    subjects.BLOCKED,
                     *_write(storage.ROUTERS, storage.IDEMPOTENCY),
                     *_read(storage.FUNCTIONS, storage.VERSIONS, storage.ROUTES, storage.NODES, storage.ROUTERS),
-                    *_read(storage.IDEMPOTENCY),
+                    *_read(storage.IDEMPOTENCY, storage.TARGETS),
                     subjects.consumer_next(ANY, ANY),
                     subjects.consumer_info(ANY, ANY),
                     subjects.ACKS,
@@ -187,8 +190,10 @@ def roles(access: Access) -> Mapping[str, Permissions]:
                     *(_queue(subject, subjects.TRIGGER_QUEUES) for subject in access.trigger_subjects),
                     subjects.router_anything(ANY),
                     subjects.LOAD_NODES,
+                    subjects.SHARES,
                     subjects.DISCONNECT,
                     *_feed(storage.FUNCTIONS, storage.VERSIONS, storage.ROUTES, storage.NODES, storage.ROUTERS),
+                    *_feed(storage.TARGETS),
                 ),
             ),
             ACTIVATOR: Permissions(
@@ -222,6 +227,7 @@ def roles(access: Access) -> Mapping[str, Permissions]:
                     # on behalf of functions, as far as their manifests say
                     subjects.FUNCTIONS,
                     subjects.EVENTS,
+                    subjects.METRICS,
                     *access.publish_subjects,
                     *_write(*access.kv_buckets),
                     *_read(*access.kv_buckets),
@@ -240,16 +246,25 @@ def roles(access: Access) -> Mapping[str, Permissions]:
             ),
             SCALER: Permissions(
                 publish=(
-                    subjects.node_hold(ANY),
                     subjects.node_drain(ANY),
-                    *_read(storage.FUNCTIONS, storage.VERSIONS, storage.ROUTES, storage.NODES),
+                    subjects.SHARES,
+                    subjects.DECISIONS,
+                    subjects.LOCAL_NODES,
+                    *_write(storage.TARGETS, storage.LEARNED, storage.LEASES),
+                    *_read(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
+                    *_read(storage.TARGETS, storage.LEARNED, storage.LEASES),
                     *_PEOPLE,
+                    _inbox(GATEWAY),
                 ),
                 subscribe=(
                     _inbox(SCALER),
                     subjects.SERVICES,
+                    _queue(subjects.NODE_API, subjects.SCALER_QUEUE),
                     subjects.LOAD,
-                    *_feed(storage.FUNCTIONS, storage.VERSIONS, storage.ROUTES, storage.NODES),
+                    subjects.BLOCKED,
+                    subjects.METRICS,
+                    *_feed(storage.FUNCTIONS, storage.VERSIONS, storage.NODES),
+                    *_feed(storage.TARGETS),
                 ),
             ),
             OPERATOR: Permissions(publish=(REST,), subscribe=(REST,)),

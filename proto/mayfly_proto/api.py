@@ -21,8 +21,15 @@
 | dlq.redrive, dlq.purge | `DeadLettersChange` | `DeadLettersChanged` |
 | schedule.list | `SchedulesRequest` | list of `Schedule`, by function and number |
 
+The scaler answers for nodes (queue group `scaler`):
+
+| resource.verb | request | reply |
+|---|---|---|
+| node.drain, node.undrain | `NodeRequest` | `NodeReply`; 404 `not_found` for a node that has no lease |
+
 Settings are the user's own words, as in ``mayfly.toml``: handler, runtime, memory, timeout, concurrency, min_instances,
-max_instances, keep_alive, max_queue, activation, idempotent, isolation, payload, env, connect, triggers, retries,
+max_instances, keep_alive, pre_warm, reserved, weight, provisioned, scale_on, node_labels, rate_limit,
+caller_rate_limit, max_queue, activation, idempotent, isolation, payload, env, connect, triggers, retries,
 batch, ordered, on_success, on_failure, publish, call, kv, objects, idempotency_ttl, description.
 An error is answered as every error is (see `errors`).
 """
@@ -58,6 +65,10 @@ REDRIVE = "redrive"
 PURGE = "purge"
 
 SCHEDULE = "schedule"  # resource
+
+NODE = "node"  # resource
+DRAIN = "drain"
+UNDRAIN = "undrain"
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -127,7 +138,7 @@ class FunctionSummary(
     concurrency: int
     min_instances: int
     max_instances: int
-    keep_alive_s: float
+    keep_alive_s: float | str  # seconds, or "auto"
     triggers: str  # "GET /orders/{id}, /hello"; "" for none
     size: int
     created: str
@@ -213,6 +224,17 @@ class Invocation(_Reply, frozen=True):
     payload: bytes | None = None  # None also where it is too large to come along: `size` says so, RESULTS has it
     size: int = 0  # bytes of the payload
     error: errors.ErrorDetail | None = None
+
+
+class NodeRequest(_Request, frozen=True):
+    node: str
+    why: str = ""  # for the record
+
+
+class NodeReply(_Reply, frozen=True):
+    node: str
+    state: str  # states.Node value
+    draining: bool
 
 
 class DeadLettersRequest(_Request, frozen=True):

@@ -45,6 +45,7 @@ class Refusal:
     DRAINING = "draining"
     NO_ROOM = "no_room"  # memory
     SLOTS = "slots"  # as many starts under way as the node allows
+    LABELS = "labels"  # no node has the labels that the function asks for
 
 
 class Activate(_Message, frozen=True):
@@ -57,6 +58,7 @@ class Activate(_Message, frozen=True):
     instances: list[str]  # ids, chosen by the router; a start is asked for once
     memory_mb: int
     budget_ms: int  # how long a placement may take
+    labels: dict[str, str] = {}  # that the node must have
 
 
 class Activated(_Message, frozen=True):
@@ -108,13 +110,43 @@ class Stop(_Message, frozen=True):
 
 
 class Hold(_Message, frozen=True):
-    """owner → ``mayfly.node.<node>.hold``: keep this many ready instances here, for five minutes from now."""
+    """owner → ``mayfly.node.<node>.hold``: keep this many ready instances here, and others so long when they are idle,
+    for five minutes from now. Below 0: as the version says."""
 
     router: str
     epoch: int
     function: str
     version: int
     count: int
+    keep_alive_ms: int = -1  # of one of them
+    further_keep_alive_ms: int = -1  # of the rest
+
+
+class Drain(_Message, frozen=True):
+    """leading scaler → ``mayfly.node.<node>.drain``, a request, answered by `Drained`: the node takes no new
+    instances, and what it has leaves as soon as its owners have replaced what is held; or it takes some again."""
+
+    scaler: str
+    epoch: int  # an older one than the node has seen is refused
+    on: bool
+
+
+class Drained(_Message, frozen=True):
+    node: str
+    node_epoch: int
+    state: str  # states.Node value, from now on
+    reason: str = ""  # a Refusal, when nothing was changed
+
+
+class Blocked(_Message, frozen=True):
+    """router → ``mayfly.scaler.blocked``: these instances found no place."""
+
+    router: str
+    function: str
+    version: int
+    instances: int
+    memory_mb: int  # of each
+    reason: str
 
 
 class Adopt(_Message, frozen=True):

@@ -3,11 +3,11 @@
 Structs know their JSON; the registry checks a manifest with pydantic before it becomes a `VersionSpec`.
 """
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from mayfly_proto import storage, subjects
+from mayfly_proto import states, storage, subjects
 
 T = TypeVar("T")
 
@@ -82,6 +82,25 @@ class Batch(_Record, frozen=True, rename={"window_s": "window"}):
     window_s: float = 1.0  # that the first of them waits for others
 
 
+class Provisioned(_Record, frozen=True):
+    """Instances that are kept ready at certain times: from each time of ``start`` until the next of ``end``."""
+
+    start: str  # 5-field cron
+    end: str
+    instances: int
+    timezone: str = ""  # IANA; empty: UTC
+
+
+class ScaleOn(_Record, frozen=True):
+    """So many instances that ``metric`` is at ``target``, as the Kubernetes HPA would have it."""
+
+    metric: str  # "concurrency", "cpu", "memory" (percent of what an instance may have), or metric.<this> of anyone
+    target: float  # of one instance
+
+
+DEFAULT_KEEP_ALIVE_S = 90.0
+
+
 class VersionSpec(
     _Record,
     frozen=True,
@@ -105,7 +124,15 @@ class VersionSpec(
     concurrency: int = 1  # calls at once per instance
     min_instances: int = 0
     max_instances: int = 100
-    keep_alive_s: float = 90.0
+    keep_alive_s: float | Literal["auto"] = "auto"  # auto: `DEFAULT_KEEP_ALIVE_S` until the scaler knows better
+    pre_warm: bool = True  # with auto: an instance may be started shortly before the next call is expected
+    reserved: int = 0  # instances that it can have whatever others want
+    weight: float = 1.0  # of its share when there is not enough for all
+    provisioned: list[Provisioned] = []
+    scale_on: list[ScaleOn] = []
+    node_labels: dict[str, str] = {}  # that a node must have
+    rate_limit: float = 0.0  # calls per second that are waited for, with a burst of a second's worth; 0: none
+    caller_rate_limit: float = 0.0  # the same for each caller
     max_queue: int = 10_000  # calls waiting at the router
     activation: str = "balanced"  # or "eager"
     idempotent: bool = False
@@ -125,6 +152,11 @@ class VersionSpec(
     objects: list[str] = []  # object stores that its code may use
     idempotency_ttl_s: int = 86_400  # for which a repeated idempotency key gets the first result
     description: str = ""
+
+    @property
+    def idle_limit_s(self) -> float:
+        """How long an idle instance stays when the scaler has said nothing."""
+        return DEFAULT_KEEP_ALIVE_S if self.keep_alive_s == "auto" else self.keep_alive_s
 
 
 class FunctionRecord(_Record, frozen=True):
@@ -163,7 +195,8 @@ class NodeLease(_Record, frozen=True):
     client: Client
     memory_mb: int  # for instances
     cores: int
-    draining: bool = False
+    draining: bool = False  # it takes no new instances
+    labels: dict[str, str] = {}
     isolation: list[str] = []  # levels this node gives
     notes: list[str] = []  # what its kernel does not give, one sentence each
     started: str = ""
@@ -177,10 +210,12 @@ class RouterMembers(_Record, frozen=True):
     members: dict[str, Client]
 
 
-class VersionLoad(_Record, frozen=True):
+class VersionLoad(_Record, frozen=True, omit_defaults=True):
     ready: int = 0
     busy: int = 0
     starting: int = 0
+    private_mb: float = 0.0  # memory that one instance adds to the node, as last measured; 0: not yet
+    cpu_percent: float = 0.0  # of one core, mean of its ready instances
 
 
 class RouterSeen(_Record, frozen=True):
@@ -198,12 +233,15 @@ class NodeLoad(_Record, frozen=True):
     seq: int
     memory_mb: int  # capacity
     memory_used_mb: int  # promised to instances
-    cpu_percent: float
+    cpu_percent: float  # of what the node may use
     instances: dict[str, dict[str, VersionLoad]]  # function → version → counts
     routers: dict[str, RouterSeen]
+    state: str = states.Node.UP.value
+    starts: int = 0  # since the worker started
+    evicted: int = 0  # idle instances that had to go for others, since the worker started
 
 
-class FunctionLoad(_Record, frozen=True):
+class FunctionLoad(_Record, frozen=True, omit_defaults=True):
     queued: int = 0
     backlog: int = 0  # events and durable calls that wait in streams
     in_flight: int = 0
@@ -212,6 +250,15 @@ class FunctionLoad(_Record, frozen=True):
     calls: int = 0  # since the router started
     cold: int = 0
     errors: int = 0
+    throttled: int = 0  # answered 429
+    p50_ms: float = 0.0  # from arrival to the end, of the last calls
+    p99_ms: float = 0.0
+    service_ms: float = 0.0  # mean time of a call in its instance
+    cold_ms: float = 0.0  # mean time from order to ready
+    oldest_ms: float = 0.0  # for which the first in the queue has waited
+    blocked: int = 0  # instances that found no place when they were ordered last
+    idle_gaps: dict[str, int] = {}  # since the last report: `gaps` bin → pauses of the whole function
+    further_gaps: dict[str, int] = {}  # the same for its second, third ... instance
 
 
 class RouterLoad(_Record, frozen=True):
@@ -220,6 +267,65 @@ class RouterLoad(_Record, frozen=True):
     router: str
     epoch: int
     functions: dict[str, FunctionLoad]  # those with anything to say
+
+
+class FunctionTarget(_Record, frozen=True, omit_defaults=True):
+    """KV ``targets``, key ``function.<name>``: what the leading scaler wants; the function's owner sees to it."""
+
+    minimum: int = 0  # instances that are to be ready, whatever the calls ask for
+    keep_alive_s: float | None = None  # of the last idle instance; None: as the version says
+    further_keep_alive_s: float | None = None  # of the others
+    pre_warm_at_s: float | None = None  # after it has fallen idle: have one ready by then
+    pre_warm_for_s: float = 0.0  # and so long
+    why: str = ""
+
+
+class NodeTarget(_Record, frozen=True):
+    """KV ``targets``, key ``node.<node>``, there while the node is to be empty."""
+
+    by: str  # "operator" or "scaler"
+    since: str  # RFC 3339, UTC
+    why: str = ""
+
+
+class ScalerLease(_Record, frozen=True):
+    """KV ``leases``, key ``scaler``, lives 5 s: who leads."""
+
+    scaler: str
+    epoch: int  # grows with every change of the leader
+    client: Client
+
+
+class Learned(_Record, frozen=True, omit_defaults=True):
+    """KV ``learned``, key ``<name>``: weights of the bins of `gaps`, sparse."""
+
+    idle: dict[str, float] = {}
+    idle_count: int = 0
+    further: dict[str, float] = {}
+    further_count: int = 0
+    cold_s: float = 0.0
+    private_mb: float = 0.0
+
+
+class Shares(_Record, frozen=True):
+    """``mayfly.scaler.shares``: instances that each function may have now. Who is not in it may have what it likes;
+    an answer older than three seconds says nothing."""
+
+    epoch: int  # the scaler's
+    shares: dict[str, int]
+
+
+class Decision(_Record, frozen=True):
+    """``mayfly.scaler.decision``, and stream DECISIONS."""
+
+    time: str  # RFC 3339, UTC
+    scaler: str
+    epoch: int
+    about: str  # "nodes", "node n3", "function hello", "leader"
+    action: str  # add, drain, undrain, remove, back_off, minimum, keep_alive, lead
+    count: int = 0
+    seen: dict[str, Any] = {}  # figures it was decided by
+    why: str = ""  # one sentence
 
 
 class InstanceRecord(_Record, frozen=True):

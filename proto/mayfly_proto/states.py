@@ -53,6 +53,14 @@ INSTANCE: dict[Instance, dict[Event, Instance]] = {
 }
 
 
+class Node(Enum):
+    """What a worker says of itself."""
+
+    UP = "up"
+    DRAINING = "draining"  # takes no new instances; those there leave
+    EMPTY = "empty"  # drained: nothing runs here any more, and it may be taken away
+
+
 class Invocation(Enum):
     """What is known of a durable call. Only the last word is kept."""
 

@@ -9,10 +9,14 @@ NUMBERS = "numbers"  # <name> → the highest version number ever given; outlive
 ROUTES = "routes"  # <node>.<version>.<name> → Route; the Route Cache
 NODES = "nodes"  # <node> → NodeLease, expires by TTL
 ROUTERS = "routers"  # "members" → RouterMembers (compare-and-set); <router> → lease, expires by TTL
+TARGETS = "targets"  # function.<name> → FunctionTarget; node.<node> → NodeTarget; the scaler's wishes
+LEARNED = "learned"  # <name> → Learned; what the scaler knows of a function's pauses, every ten minutes
+LEASES = "leases"  # "scaler" → ScalerLease, expires by TTL
 
 IDEMPOTENCY = "idempotency"  # <name>.<hash of the key> → IdempotencyRecord, expires by TTL
 
 ROUTER_MEMBERS_KEY = "members"
+SCALER_LEASE_KEY = "scaler"
 
 # object stores
 CODE = "code"  # packages by the sha256 of their bytes
@@ -26,10 +30,11 @@ RESULTS = "RESULTS"  # of durable calls, the last word on each
 DLQ = "DLQ"  # what failed for good
 LOGS = "LOGS"
 USAGE = "USAGE"
+DECISIONS = "DECISIONS"  # the scaler's, with what it saw and why
 
-BUCKETS = (FUNCTIONS, VERSIONS, NUMBERS, ROUTES, NODES, ROUTERS, IDEMPOTENCY)
+BUCKETS = (FUNCTIONS, VERSIONS, NUMBERS, ROUTES, NODES, ROUTERS, TARGETS, LEARNED, LEASES, IDEMPOTENCY)
 OBJECT_STORES = (CODE, INCOMING)
-STREAMS = (EVENTS, ASYNC, SCHEDULES, RESULTS, DLQ, LOGS, USAGE)
+STREAMS = (EVENTS, ASYNC, SCHEDULES, RESULTS, DLQ, LOGS, USAGE, DECISIONS)
 
 
 def version_key(function: str, version: int) -> str:
@@ -38,6 +43,18 @@ def version_key(function: str, version: int) -> str:
 
 def route_key(node: str, version: int, function: str) -> str:
     return f"{node}.{version}.{function}"
+
+
+FUNCTION_TARGETS = "function."  # what keys of `TARGETS` begin with
+NODE_TARGETS = "node."
+
+
+def function_target_key(function: str) -> str:
+    return f"{FUNCTION_TARGETS}{function}"
+
+
+def node_target_key(node: str) -> str:
+    return f"{NODE_TARGETS}{node}"
 
 
 def idempotency_key(function: str, digest: str) -> str:

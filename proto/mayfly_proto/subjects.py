@@ -118,6 +118,7 @@ def node_hold(node: str) -> str:
 
 
 def node_drain(node: str) -> str:
+    """The leading scaler → worker: take no new instances, let go of those there; or take some again."""
     return f"mayfly.node.{node}.drain"
 
 
@@ -181,12 +182,37 @@ LOAD_ROUTERS = "mayfly.load.router.*"
 LOAD = "mayfly.load.>"
 
 
-# gateway, CLI, ``nats req`` → registry (queue group)
+# the leading scaler → routers, once a second while the cluster is full; people → what it decides and why
+SHARES = "mayfly.scaler.shares"
+DECISIONS = "mayfly.scaler.decision"
+# router → scalers: an order found no place
+BLOCKED = "mayfly.scaler.blocked"
+
+
+# a function, or anyone → scalers: a number that functions scale on
+def metric(name: str) -> str:
+    """``jobs.waiting`` → ``metric.jobs.waiting``."""
+    return f"metric.{name}"
+
+
+METRICS = "metric.>"
+
+
+# scaler → `mayfly up`, which starts and stops the workers of its machine
+def local_nodes(verb: str) -> str:
+    return f"mayfly.local.nodes.{verb}"
+
+
+LOCAL_NODES = "mayfly.local.nodes.*"
+
+
+# gateway, CLI, ``nats req`` → registry (queue group); what is about nodes → scaler (queue group)
 def api(resource: str, verb: str) -> str:
     return f"mayfly.api.{resource}.{verb}"
 
 
 API = "mayfly.api.>"
+NODE_API = "mayfly.api.node.*"
 
 
 # streams
@@ -334,3 +360,4 @@ def trigger_queue(function: str) -> str:
 TRIGGER_QUEUES = "router.>"
 ACTIVATOR_QUEUE = "activator"
 REGISTRY_QUEUE = "registry"
+SCALER_QUEUE = "scaler"

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[2] / "broker_config"
 CONFIGURATIONS: dict[str, dict[str, Any]] = {name: json.loads(raw) for name, raw in bootstrap.configurations()}
 
 # Buckets that services hold a copy of, by the republish feed.
-MIRRORED = {storage.FUNCTIONS, storage.VERSIONS, storage.ROUTES, storage.NODES, storage.ROUTERS}
+MIRRORED = {storage.FUNCTIONS, storage.VERSIONS, storage.ROUTES, storage.NODES, storage.ROUTERS, storage.TARGETS}
 
 
 @pytest.fixture
@@ -96,6 +96,7 @@ def test_streams_take_what_is_theirs_and_are_bounded() -> None:
         storage.DLQ: [subjects.DEAD_LETTERS],
         storage.LOGS: [subjects.ALL_LOGS],
         storage.USAGE: [subjects.ALL_USAGE],
+        storage.DECISIONS: [subjects.DECISIONS],
     }
     assert set(takes) == set(storage.STREAMS)
     for name, subject in takes.items():

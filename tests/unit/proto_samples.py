@@ -25,6 +25,7 @@ MESSAGES: list[msgspec.Struct] = [
         instances=["i1", "i2"],
         memory_mb=128,
         budget_ms=12_000,
+        labels={"gpu": "yes"},
     ),
     messages.Activated(placed={"i1": "n1"}, reason=messages.Refusal.NO_ROOM),
     messages.Start(router="r1", epoch=3, function="billing.charge", version=2, instances=["i1", "i2"], memory_mb=128),
@@ -40,7 +41,20 @@ MESSAGES: list[msgspec.Struct] = [
         traceback="Traceback (most recent call last): ...",
     ),
     messages.Stop(router="r1", epoch=3, function="billing.charge", version=1, count=4),
-    messages.Hold(router="r1", epoch=3, function="billing.charge", version=2, count=1),
+    messages.Hold(
+        router="r1",
+        epoch=3,
+        function="billing.charge",
+        version=2,
+        count=1,
+        keep_alive_ms=62_000,
+        further_keep_alive_ms=5000,
+    ),
+    messages.Drain(scaler="s1", epoch=6, on=True),
+    messages.Drained(node="n1", node_epoch=5, state="draining", reason=messages.Refusal.STALE),
+    messages.Blocked(
+        router="r1", function="billing.charge", version=2, instances=3, memory_mb=128, reason=messages.Refusal.NO_ROOM
+    ),
     messages.Adopt(router="r1", epoch=4, members=["r1", "r2"]),
     messages.InstanceView(function="billing.charge", version=2, instance="i1", state="busy"),
     messages.CallView(
@@ -83,15 +97,35 @@ _TRIGGER = records.Trigger(  # every field, though a real one has one kind
     start="all",
     number=1,
 )
+_PROVISIONED = records.Provisioned(start="0 8 * * 1-5", end="0 18 * * 1-5", instances=2, timezone="Europe/Amsterdam")
+_SCALE_ON = records.ScaleOn(metric="jobs.waiting", target=10.0)
 _RETRIES = records.Retries(attempts=5, backoff_s=2.0, max_backoff_s=60.0, max_age_s=3600.0)
 _BATCH = records.Batch(size=10, window_s=0.5)
 _DETAIL = errors.ErrorDetail(
     code=500, type="function_error", message="ValueError: no", component="function", invocation="E17", traceback="..."
 )
 _CLIENT = records.Client(server="NCGTF32G", id=12)
-_LOAD = records.VersionLoad(ready=3, busy=2, starting=1)
+_LOAD = records.VersionLoad(ready=3, busy=2, starting=1, private_mb=3.5, cpu_percent=12.5)
 _SEEN = records.RouterSeen(last_seq=9, calls=[7, 9])
-_FUNCTION_LOAD = records.FunctionLoad(queued=1, backlog=8, in_flight=2, ready=3, starting=4, calls=5, cold=6, errors=7)
+_FUNCTION_LOAD = records.FunctionLoad(
+    queued=1,
+    backlog=8,
+    in_flight=2,
+    ready=3,
+    starting=4,
+    calls=5,
+    cold=6,
+    errors=7,
+    throttled=9,
+    p50_ms=1.5,
+    p99_ms=9.5,
+    service_ms=1.25,
+    cold_ms=5.5,
+    oldest_ms=20.5,
+    blocked=10,
+    idle_gaps={"0": 11, "62": 1},
+    further_gaps={"5": 12},
+)
 
 RECORDS: list[msgspec.Struct] = [
     _PACKAGE,
@@ -109,6 +143,14 @@ RECORDS: list[msgspec.Struct] = [
         min_instances=1,
         max_instances=9,
         keep_alive_s=60.0,
+        pre_warm=False,
+        reserved=1,
+        weight=2.0,
+        provisioned=[_PROVISIONED],
+        scale_on=[_SCALE_ON],
+        node_labels={"gpu": "yes"},
+        rate_limit=100.0,
+        caller_rate_limit=5.0,
         max_queue=50,
         activation="eager",
         idempotent=True,
@@ -131,6 +173,30 @@ RECORDS: list[msgspec.Struct] = [
     ),
     _RETRIES,
     _BATCH,
+    _PROVISIONED,
+    _SCALE_ON,
+    records.FunctionTarget(
+        minimum=2,
+        keep_alive_s=62.0,
+        further_keep_alive_s=5.0,
+        pre_warm_at_s=294.0,
+        pre_warm_for_s=13.0,
+        why="called every five minutes",
+    ),
+    records.NodeTarget(by="operator", since="2026-01-02T03:04:05Z", why="new disk"),
+    records.ScalerLease(scaler="s1", epoch=6, client=_CLIENT),
+    records.Learned(idle={"62": 3.5}, idle_count=4, further={"5": 1.5}, further_count=2, cold_s=0.25, private_mb=3.5),
+    records.Shares(epoch=6, shares={"billing.charge": 3}),
+    records.Decision(
+        time="2026-01-02T03:04:05Z",
+        scaler="s1",
+        epoch=6,
+        about="nodes",
+        action="add",
+        count=2,
+        seen={"demand": 2.9},
+        why="more than 85 % is in use",
+    ),
     records.IdempotencyRecord(
         invocation="0K8M2Q", headers=b"NATS/1.0", payload=b"{}", until=1_700_000_000.5, replies=["_INBOX.a.1"]
     ),
@@ -144,6 +210,7 @@ RECORDS: list[msgspec.Struct] = [
         memory_mb=4096,
         cores=2,
         draining=True,
+        labels={"gpu": "yes"},
         isolation=["process"],
         notes=["no control groups"],
         started="2026-01-02T03:04:05Z",
@@ -161,6 +228,9 @@ RECORDS: list[msgspec.Struct] = [
         cpu_percent=12.5,
         instances={"billing.charge": {"2": _LOAD}},
         routers={"r1": _SEEN},
+        state="draining",
+        starts=12,
+        evicted=1,
     ),
     _FUNCTION_LOAD,
     records.RouterLoad(router="r1", epoch=3, functions={"billing.charge": _FUNCTION_LOAD}),
@@ -310,6 +380,8 @@ API: list[msgspec.Struct] = [
         headers={"ce-id": "7"},
         payload=b"{}",
     ),
+    api.NodeRequest(node="n1", why="new disk"),
+    api.NodeReply(node="n1", state="draining", draining=True),
     api.SchedulesRequest(function="billing.charge", count=1),
     api.Schedule(
         function="billing.charge",

@@ -160,7 +160,8 @@ def test_states() -> None:
         state.value: {event.value: after.value for event, after in moves.items()}
         for state, moves in states.INSTANCE.items()
     }
-    check("states", table | {"invocation": [state.value for state in states.Invocation]})
+    names = {"invocation": states.Invocation, "node": states.Node}
+    check("states", table | {name: [state.value for state in kind] for name, kind in names.items()})
 
 
 def test_owners() -> None:

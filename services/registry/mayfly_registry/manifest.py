@@ -70,7 +70,7 @@ class Settings(BaseModel):
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 1
     min_instances: Annotated[int, Field(ge=0, le=1000)] = 0
     max_instances: Annotated[int, Field(ge=1, le=1000)] = 100
-    keep_alive: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 90.0
+    keep_alive: Literal["auto"] | Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = "auto"
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     activation: Literal["balanced", "eager"] = "balanced"
     idempotent: bool = False

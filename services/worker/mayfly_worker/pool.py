@@ -81,7 +81,7 @@ class Group:
         if self.timeout_ms:
             return
         self._set_concurrency(spec.concurrency)
-        self.keep_alive_s = spec.keep_alive_s
+        self.keep_alive_s = spec.idle_limit_s
         self.timeout_ms = round(spec.timeout_s * 1000)
 
     def _set_concurrency(self, concurrency: int) -> None:
