@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 MAYFLY = Path(sys.executable).with_name("mayfly")
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass
@@ -68,16 +70,18 @@ class Platform:
         return done
 
 
-def start(data: Path, config_home: Path, *flags: str) -> Platform:
+def start(data: Path, config_home: Path, *flags: str, environ: Mapping[str, str] = NO_SETTINGS) -> Platform:
     """Returns when it is ready; the logs are in the assertion if it is not."""
     command = [str(MAYFLY), "up", "--data", str(data), "--port", "0", "--nats-port", "0", *flags]
-    return started(command, data, config_home)
+    return started(command, data, config_home, environ=environ)
 
 
-def started(command: Sequence[str], data: Path, config_home: Path) -> Platform:
+def started(
+    command: Sequence[str], data: Path, config_home: Path, *, environ: Mapping[str, str] = NO_SETTINGS
+) -> Platform:
     """A platform that this command runs until SIGTERM, and of which it says ``ready``."""
-    environ = {**os.environ, "XDG_CONFIG_HOME": str(config_home)}
-    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    inherited = {**os.environ, "XDG_CONFIG_HOME": str(config_home), **environ}
+    process = subprocess.Popen(command, env=inherited, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     platform = Platform(process, data, config_home)
     assert process.stdout is not None
     for line in process.stdout:
@@ -99,8 +103,8 @@ def stop(platform: Platform, timeout_s: float = STOP_TIMEOUT_S) -> int:
 
 
 @contextmanager
-def running(folder: Path, *flags: str) -> Iterator[Platform]:
-    platform = start(folder / "data", folder / "config", *flags)
+def running(folder: Path, *flags: str, environ: Mapping[str, str] = NO_SETTINGS) -> Iterator[Platform]:
+    platform = start(folder / "data", folder / "config", *flags, environ=environ)
     try:
         yield platform
     finally:

@@ -103,6 +103,11 @@ def instances(platform: Any, function: str | None = None) -> list[dict[str, Any]
     return [row for row in rows if function in (None, row["function"])]
 
 
+def nodes(platform: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(manage(platform, "GET", "nodes").body)
+    return found
+
+
 async def until(condition: Callable[[], object], timeout: float = 20, every: float = 0.05) -> Any:
     """Wait for a condition that the platform must reach by itself; returns what made it true."""
     deadline = time.monotonic() + timeout

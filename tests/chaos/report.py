@@ -62,9 +62,9 @@ def _section(heading: str, outcomes: Sequence[Outcome]) -> Iterable[str]:
     yield from ("", f"## {heading}", "")
     yield f"{plan.events:,} events over {plan.seconds:g} s a seed, each service killed {plan.kills} times."
     yield ""
-    yield _row(_COLUMNS)
+    yield row(_COLUMNS)
     yield "|---" * len(_COLUMNS) + "|"
-    yield from (_row(_figures(outcome)) for outcome in outcomes)
+    yield from (row(_figures(outcome)) for outcome in outcomes)
     lost = sum(len(outcome.verdict.missing) for outcome in outcomes)
     twice = sum(outcome.verdict.twice for outcome in outcomes)
     due = sum(outcome.verdict.due for outcome in outcomes)
@@ -72,7 +72,7 @@ def _section(heading: str, outcomes: Sequence[Outcome]) -> Iterable[str]:
     yield f"**Missing: {lost} of {due:,} handlings.** Ran more than once: {twice:,} ({100 * twice / due:.2f} %)."
 
 
-def _row(cells: Iterable[object]) -> str:
+def row(cells: Iterable[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
