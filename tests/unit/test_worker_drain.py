@@ -1,6 +1,7 @@
 """A node that is to be empty: what goes when, what stays for how long, and who may say so."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -212,6 +213,15 @@ def test_the_table_has_no_way_from_up_to_empty_but_through_draining() -> None:
     """Only what is drained is empty; an illegal move names state and event."""
     with pytest.raises(IllegalMove, match="node is up: emptied"):
         cordon.move(State.UP, Event.EMPTIED)
+
+
+def test_the_diagrams_show_what_is_in_the_table() -> None:
+    """Of the module and of the worker's page: every state and every event that leads from one to another."""
+    page = (Path(__file__).parents[2] / "services" / "worker" / "README.md").read_text()
+    for text in (cordon.__doc__ or "", page):
+        for state, moves in cordon.NODE.items():
+            assert state.name in text
+            assert all(event.value in text for event, to in moves.items() if to is not state)
 
 
 STEPS = st.lists(
