@@ -165,18 +165,31 @@ def test_the_word_can_be_taken_back(rig: Rig, emptied: bool) -> None:
     assert rig.node.invoker.no_slot == Refusal.BUSY
 
 
-def test_a_second_drain_waits_for_owners_anew(rig: Rig) -> None:
-    """The time that passed in an earlier one, or between them, does not count."""
+@pytest.mark.parametrize("waited_s", [HELD_LIMIT_S - 1, HELD_LIMIT_S + 1])
+def test_a_second_drain_waits_for_owners_anew(rig: Rig, waited_s: float) -> None:
+    """The time that passed in an earlier one, or between them, does not count; nor that it had given up waiting."""
     up(rig, "a", "a1")
     rig.hold("a", 1)
+    rig.call("a")
     rig.drain()
-    rig.pass_time(HELD_LIMIT_S - 1)
+    rig.pass_time(waited_s)
     rig.drain(on=False)
+    up(rig, "b", "b1")
+    rig.hold("b", 1)
     rig.pass_time(5.0)
-    rig.hold("a", 1)
     rig.drain()
     rig.pass_time(HELD_LIMIT_S - 1)
-    assert live(rig) == {"a1"}
+    assert "b1" in live(rig)
+
+
+def test_calls_that_lie_ready_are_given_back_at_once(rig: Rig) -> None:
+    """What has not begun is its router's again, and need not wait for what runs before it."""
+    up(rig, "a", "a1")
+    rig.call("a", durable=True)
+    behind, _ = rig.call("a", durable=True)
+    assert rig.wire.refused[behind] == 0
+    rig.drain()
+    assert rig.wire.refused[behind] == 1
 
 
 def test_an_older_leader_is_not_obeyed(rig: Rig) -> None:

@@ -78,6 +78,10 @@ def test_only_those_that_ran_are_looked_at_and_each_once_a_second() -> None:
     assert second.usage.cpu_percent == pytest.approx(25.0)
     assert meter.who_ran(pool.instances.values(), 13.0) == []
     assert second.usage.cpu_percent == 0.0
+    assert take(first.group) is second
+    meter.note(second, 0.4, 14.0)
+    second.group.release(second, 14.5)
+    assert meter.who_ran(pool.instances.values(), 15.0) == [second], "it ran on after it was looked at"
 
 
 @given(st.integers(0, 200), st.integers(1, 8))
