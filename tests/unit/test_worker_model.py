@@ -126,5 +126,6 @@ class NodeMachine(RuleBasedStateMachine):
         assert (node.cordon.state is NodeState.EMPTY) <= (not self.rig.instances)
 
 
-TestNodeMachine = pytest.mark.invariant("S12", "S23", "S24", "S27")(NodeMachine.TestCase)
-TestNodeMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)
+@pytest.mark.invariant("S12", "S23", "S24", "S27")
+class TestNodeMachine(NodeMachine.TestCase):
+    settings = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)

@@ -146,5 +146,6 @@ class PoolMachine(RuleBasedStateMachine):
             assert not (instance.state is State.IDLE and instance.in_flight)
 
 
-TestPoolMachine = pytest.mark.invariant("P11", "S27")(PoolMachine.TestCase)
-TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)
+@pytest.mark.invariant("P11", "S27")
+class TestPoolMachine(PoolMachine.TestCase):
+    settings = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)
