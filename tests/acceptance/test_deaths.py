@@ -78,6 +78,7 @@ async def test_calls_in_flight_survive_the_death_of(busy: Any, service: str) -> 
     assert services_are_as_published(busy)
 
 
+@pytest.mark.invariant("I25")
 async def test_calls_in_flight_on_a_dead_worker_fail_at_once(busy: Any) -> None:
     """A worker's death is noticed in milliseconds, its callers get 502 `node_lost`, and nothing of it is left."""
     worker = outside.pid_of(busy, "worker")

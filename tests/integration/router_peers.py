@@ -54,6 +54,7 @@ class ScriptedWorker:
         self.stops: list[messages.Stop] = []
         self.holds: list[messages.Hold] = []
         self.most = 0  # instances at one time
+        self.asked = 0  # orders to start something
         self._adopted = 0
         self._routes = Bucket(bus, storage.ROUTES)
         self._leases = Bucket(bus, storage.NODES)
@@ -119,6 +120,7 @@ class ScriptedWorker:
         return messages.Adopted(self.name, self.epoch, self.last_seq[adopt.router], instances, calls)
 
     def _on_start(self, start: messages.Start) -> messages.Started:
+        self.asked += 1
         if not self._admits(start.router, start.epoch, start.function):
             return messages.Started([], Refusal.STALE)
         accepted = []

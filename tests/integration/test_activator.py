@@ -83,6 +83,25 @@ async def test_a_node_that_is_cut_off_is_passed_over(mayfly: Platform) -> None:
     assert await order(await mayfly.connect("router"), 1) == Activated({"i0": "n2"})
 
 
+async def test_an_order_without_an_answer_is_not_given_to_a_second_node(mayfly: Platform) -> None:
+    """It may be starting there: a further one could exceed the function's limit, and would serve the same call."""
+    first, second = [await mayfly.worker(name) for name in ("n1", "n2")]
+    first.silent = True
+    await mayfly.activator()
+    assert await order(await mayfly.connect("router"), 1) == Activated({"i0": "n1"})
+    assert second.slots == {}
+
+
+async def test_an_order_is_tried_on_three_nodes_and_no_more(mayfly: Platform) -> None:
+    """Then its router hears why, and may order again; it does not wait for all nodes of a large cluster to refuse."""
+    workers = [await mayfly.worker(f"n{number}") for number in range(1, 6)]
+    for worker in workers:
+        worker.memory_mb = 0  # its lease promised more
+    await mayfly.activator()
+    assert await order(await mayfly.connect("router"), 1) == Activated({}, Refusal.NO_ROOM)
+    assert sum(worker.asked for worker in workers) == 3
+
+
 async def test_nonsense_is_answered_as_such(mayfly: Platform) -> None:
     """A malformed order gets 400, and the next one is served."""
     await mayfly.worker()

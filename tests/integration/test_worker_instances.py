@@ -101,6 +101,18 @@ async def test_held_instance_stays_and_the_surplus_goes(start_node: StartNode) -
     assert len((await driver.ready("hello", 1)).instances) == 1
 
 
+async def test_windows_of_the_owner_count(start_node: StartNode) -> None:
+    """Further instances go after their window, the last one after its own, whatever the version says."""
+    driver = await start_node()
+    driver.hold("hello", 0, last_ms=2500, further_ms=500)
+    await driver.up("hello", keep_alive_s=60, instances=3)
+    await driver.ready("hello", 1)
+    await driver.gone("hello")
+    usage = await until(lambda: driver.usage, lambda usage: len(usage) == 3)
+    assert usage[0].alive_ms >= 500
+    assert usage[2].alive_ms >= 2500
+
+
 async def test_retired_version_finishes_its_call_and_leaves(start_node: StartNode) -> None:
     """`Stop` takes the route away at once, lets the busy one finish, and takes no further call."""
     driver = await start_node()
@@ -149,18 +161,6 @@ async def test_order_that_comes_twice_starts_one_instance(start_node: StartNode)
     assert (await driver.start("hello", "i1")).accepted == ["i1"]
     assert (await driver.ready("hello")).instances == ["i1"]
     assert len(await driver.instances()) == 1
-
-
-async def test_heartbeat_tells_load_and_what_was_seen_of_each_router(start_node: StartNode) -> None:
-    """With it a router finds what a broken connection swallowed."""
-    driver = await start_node()
-    await driver.up("hello", SLEEP, timeout_s=5)
-    running = driver.send("hello", b"1.2")
-    load = await until(lambda: next((load for load in driver.loads if load.routers.get("r1")), None))
-    assert (load.routers["r1"].last_seq, load.routers["r1"].calls) == (1, [1])
-    assert (load.instances["hello"]["1"].ready, load.instances["hello"]["1"].busy) == (1, 1)
-    assert (load.memory_mb, load.memory_used_mb) == (1024, 128)
-    assert (await running).kind == "ok"
 
 
 async def test_instances_are_listed_for_people(start_node: StartNode) -> None:

@@ -1,9 +1,7 @@
 """A node comes and goes: leases, routes, restarts of everything, drains, and kill -9."""
 
 import asyncio
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +13,8 @@ from mayfly_chassis.service import BackgroundTaskDied
 from mayfly_proto import records, storage
 from mayfly_proto.records import Route
 from tests.conftest import Connect
-from tests.integration.worker_driver import NODE, Driver, config_of, node, until
+from tests.integration.worker_driver import NODE, Driver, node, until
+from tests.integration.worker_process import WorkerProcess
 
 SLEEP = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return 'slept'\n"
 
@@ -27,34 +26,12 @@ async def driver(connect: Connect) -> Driver:
     return driver
 
 
-class WorkerProcess:
-    """`python -m mayfly_worker`, as it runs in production."""
-
-    def __init__(self, server: EmbeddedServer, directory: Path) -> None:
-        config = config_of(server, directory)
-        self.environment = os.environ | {
-            "MAYFLY_NATS_URL": config.nats_url,
-            "MAYFLY_NATS_PASSWORD_FILE": str(config.nats_password_file),
-            "MAYFLY_WORKER_DIRECTORY": str(config.directory),
-            "MAYFLY_WORKER_MEMORY_MB": "1024",
-        }
-
-    async def start(self) -> asyncio.subprocess.Process:
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mayfly_worker", env=self.environment, stderr=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        return self.process
-
-
 @pytest.fixture
 async def worker_process(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[WorkerProcess]:
     worker = WorkerProcess(server, tmp_path / "worker")
     await worker.start()
     yield worker
-    if worker.process.returncode is None:
-        worker.process.kill()
-    await worker.process.wait()
+    await worker.end()
 
 
 async def test_node_shows_itself_and_leaves_nothing_behind(

@@ -103,9 +103,18 @@ class Driver:
         stop = messages.Stop(self.router, self.epoch, name, version, count)
         self.bus.publish(subjects.node_stop(NODE), codec.pack(stop))
 
-    def hold(self, name: str, count: int, version: int = 1) -> None:
-        hold = messages.Hold(self.router, self.epoch, name, version, count)
+    def hold(self, name: str, count: int, last_ms: int = -1, further_ms: int = -1) -> None:
+        """``last_ms``, ``further_ms``: how long the last and others may be idle; below 0: as version 1 says."""
+        hold = messages.Hold(self.router, self.epoch, name, 1, count, last_ms, further_ms)
         self.bus.publish(subjects.node_hold(NODE), codec.pack(hold))
+
+    async def drain(self, on: bool = True, epoch: int = 1) -> messages.Drained:
+        return await self.ask(subjects.node_drain(NODE), messages.Drain("s1", epoch, on), messages.Drained)
+
+    async def reported(self, good: Callable[[NodeLoad], object]) -> NodeLoad:
+        """Wait for a report that is so; those before this moment do not count."""
+        self.loads.clear()
+        return await until(lambda: next((load for load in self.loads if good(load)), None))
 
     def send(
         self,

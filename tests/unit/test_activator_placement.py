@@ -1,9 +1,10 @@
 """Where instances go: properties of the pure placement, and what the activator believes of its nodes."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mayfly_activator.fleet import Fleet, Order
+from mayfly_activator.fleet import KNOWN_S, Fleet, Order
 from mayfly_activator.placement import FILL, Candidate, place, rank
 from mayfly_proto import records
 from mayfly_proto.messages import Refusal
@@ -80,31 +81,83 @@ def test_the_reason_says_whether_there_is_hope() -> None:
     assert place(nodes(0, slots=0), ids(1), 10).reason == Refusal.SLOTS
 
 
-@given(
-    st.lists(st.tuples(st.integers(100, 4000), st.integers(0, 4000), st.integers(0, 20)), max_size=30),
-    st.integers(0, 40),
-    st.integers(1, 500),
+def test_a_node_with_busy_processors_is_the_last_resort() -> None:
+    """Memory is there, time is not: others are filled to the brim, and may evict, before it is asked; but nobody waits
+    because of it."""
+    busy, cool = Candidate("n1", 1000, 0, 99, cpu_percent=95.0), Candidate("n2", 1000, 850, 99, idle=1)
+    placement = place([busy, cool], ids(4), 100)
+    assert placement.nodes == {"n2": ["i0", "i1"], "n1": ["i2", "i3"]}
+
+
+def test_labels_narrow_the_choice_and_say_so() -> None:
+    """A node must have all of them; that none has is another thing than that none has room, or that there is none."""
+    plain, gpu = Candidate("n1", 1000, 0, 99), Candidate("n2", 150, 0, 99, labels={"gpu": "yes", "zone": "a"})
+    assert place([plain, gpu], ids(1), 100, {"gpu": "yes"}).nodes == {"n2": ["i0"]}
+    assert place([plain, gpu], ids(1), 100, {"gpu": "yes"}).reason == Refusal.NO_ROOM
+    assert place([plain, gpu], ids(1), 100, {"gpu": "no"}).reason == Refusal.LABELS
+    assert place([], ids(1), 100, {"gpu": "no"}).reason == "no_nodes"
+
+
+FLEETS = st.lists(
+    st.builds(
+        lambda size, used, slots, cpu_percent, labels: (size, used, slots, cpu_percent, labels),
+        st.integers(100, 4000),
+        st.integers(0, 4000),
+        st.integers(0, 20),
+        st.sampled_from([10.0, 99.0]),
+        st.sampled_from([{}, {"gpu": "yes"}]),
+    ),
+    max_size=30,
 )
-def test_no_node_is_overfilled_and_no_instance_placed_twice(
-    fleet: list[tuple[int, int, int]], number: int, memory_mb: int
+
+
+def candidates(fleet: list[tuple[int, int, int, float, dict[str, str]]]) -> list[Candidate]:
+    return [
+        Candidate(f"n{k}", size, used, slots, cpu_percent=cpu_percent, labels=labels)
+        for k, (size, used, slots, cpu_percent, labels) in enumerate(fleet)
+    ]
+
+
+@pytest.mark.invariant("P26")
+@given(FLEETS, st.integers(1, 500), st.sampled_from([{}, {"gpu": "yes"}]))
+def test_an_instance_goes_to_the_lowest_rank_below_the_fill_and_above_it_only_as_last_resort(
+    fleet: list[tuple[int, int, int, float, dict[str, str]]], memory_mb: int, labels: dict[str, str]
 ) -> None:
-    """Memory and start slots hold for every node; all instances are placed or left over, each once; a node above 90 %
-    gets one only when none below would take it."""
-    candidates = [Candidate(f"n{k}", size, used, slots) for k, (size, used, slots) in enumerate(fleet)]
-    before = {node.name: (node.used_mb, node.start_slots) for node in candidates}
-    placement = place(candidates, ids(number), memory_mb)
+    """It fits; cool nodes before busy ones; below 90 % before above; and of those the first one."""
+    placement = place(candidates(fleet), ids(1), memory_mb, labels)
+    fitting = [n for n in candidates(fleet) if n.has(labels) and n.start_slots > 0 and n.fits(memory_mb)]
+    tiers = [
+        [node.name for node in fitting if node.busy is busy and node.fits(memory_mb, fill)]
+        for busy in (False, True)
+        for fill in (FILL, 1.0)
+    ]
+    best = next((tier[0] for tier in tiers if tier), None)
+    assert list(placement.nodes) == ([best] if best else [])
+
+
+@given(FLEETS, st.integers(0, 40), st.integers(1, 500), st.sampled_from([{}, {"gpu": "yes"}]))
+def test_no_node_is_overfilled_and_no_instance_placed_twice(
+    fleet: list[tuple[int, int, int, float, dict[str, str]]], number: int, memory_mb: int, labels: dict[str, str]
+) -> None:
+    """Memory, start slots and labels hold for every node; all instances are placed or left over, each once; a busy
+    node, or one above 90 %, gets one only when none better would take it."""
+    nodes = candidates(fleet)
+    before = {node.name: (node.used_mb, node.start_slots) for node in nodes}
+    placement = place(nodes, ids(number), memory_mb, labels)
     placed = [instance for instances in placement.nodes.values() for instance in instances]
     assert sorted(placed + placement.rest) == sorted(ids(number))
-    for node in candidates:
+    able = [node for node in nodes if node.start_slots > 0 and node.has(labels)]
+    for node in nodes:
         taken = len(placement.nodes.get(node.name, []))
         used, slots = before[node.name]
         assert taken <= slots
-        assert not taken or used + taken * memory_mb <= node.memory_mb
+        assert not taken or (node.has(labels) and used + taken * memory_mb <= node.memory_mb)
+        if taken and node.busy:
+            assert not [other for other in able if not other.busy and other.fits(memory_mb)]
         if taken and node.used_mb > node.memory_mb * FILL:
-            others = [other for other in candidates if other.start_slots > 0 and other.fits(memory_mb, FILL)]
-            assert not others
+            assert not [other for other in able if other.busy <= node.busy and other.fits(memory_mb, FILL)]
     if placement.rest:
-        assert not [node for node in candidates if node.start_slots > 0 and node.fits(memory_mb)]
+        assert not [node for node in able if node.fits(memory_mb)]
 
 
 class Clock:
@@ -120,7 +173,15 @@ def lease(name: str, *, draining: bool = False, epoch: int = 1) -> bytes:
     )
 
 
-def load(name: str, used: int, *, epoch: int = 1, **instances: dict[str, VersionLoad]) -> bytes:
+def load(
+    name: str,
+    used: int,
+    *,
+    epoch: int = 1,
+    cpu_percent: float = 0.0,
+    state: str = "up",
+    **instances: dict[str, VersionLoad],
+) -> bytes:
     return records.encode(
         NodeLoad(
             node=name,
@@ -128,9 +189,10 @@ def load(name: str, used: int, *, epoch: int = 1, **instances: dict[str, Version
             seq=1,
             memory_mb=1000,
             memory_used_mb=used,
-            cpu_percent=0,
+            cpu_percent=cpu_percent,
             instances=instances,
             routers={},
+            state=state,
         )
     )
 
@@ -188,3 +250,45 @@ def test_idle_instances_of_others_may_be_evicted_and_own_ones_not() -> None:
     counts = {"f": {"1": VersionLoad(ready=5, busy=1), "2": VersionLoad(ready=2)}, "g": {"1": VersionLoad(ready=3)}}
     fleet.on_load(b"", b"", None, load("n1", 900, **counts))
     assert fleet.candidates("f", 1)[0].idle == 5
+
+
+def test_a_node_says_that_it_drains_by_its_lease_or_its_report() -> None:
+    """Whichever comes first counts; it is back when both say so."""
+    fleet = Fleet(Clock())
+    fleet.on_lease("n1", lease("n1"))
+    fleet.on_load(b"", b"", None, load("n1", 0, state="draining"))
+    assert fleet.candidates("f", 1) == []
+    fleet.on_load(b"", b"", None, load("n1", 0, state="empty"))
+    assert fleet.candidates("f", 1) == []
+    fleet.on_load(b"", b"", None, load("n1", 0))
+    assert len(fleet.candidates("f", 1)) == 1
+
+
+def test_a_node_that_had_the_version_lately_is_familiar() -> None:
+    """The code is there after the last instance has gone, and a template for a quarter of an hour; another version,
+    and a worker that was started anew, know nothing of it."""
+    clock = Clock()
+    fleet = Fleet(clock)
+    fleet.on_lease("n1", lease("n1"))
+    fleet.on_load(b"", b"", None, load("n1", 0, f={"1": VersionLoad(ready=1)}))
+    clock.now = 1.0
+    fleet.on_load(b"", b"", None, load("n1", 0))
+    assert fleet.candidates("f", 1)[0].familiar
+    assert not fleet.candidates("f", 2)[0].familiar
+    clock.now = KNOWN_S + 0.5
+    fleet.on_load(b"", b"", None, load("n1", 0))
+    assert not fleet.candidates("f", 1)[0].familiar
+    fleet.on_load(b"", b"", None, load("n1", 0, f={"1": VersionLoad(ready=1)}))
+    fleet.on_lease("n1", lease("n1", epoch=2))
+    assert not fleet.candidates("f", 1)[0].familiar
+
+
+def test_one_busy_second_makes_no_busy_node() -> None:
+    """A burst of starts takes all processors for a moment; a node is busy when it stays so."""
+    fleet = Fleet(Clock())
+    fleet.on_lease("n1", lease("n1"))
+    fleet.on_load(b"", b"", None, load("n1", 0, cpu_percent=100.0))
+    assert not fleet.candidates("f", 1)[0].busy
+    for _ in range(9):
+        fleet.on_load(b"", b"", None, load("n1", 0, cpu_percent=100.0))
+    assert fleet.candidates("f", 1)[0].busy

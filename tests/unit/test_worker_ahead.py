@@ -12,8 +12,9 @@ from mayfly_proto.records import Package, VersionSpec
 from mayfly_worker.calls import Calls
 from mayfly_worker.complaints import Complaints
 from mayfly_worker.fence import Fence
+from mayfly_worker.group import Instance
 from mayfly_worker.invoke import Invoker
-from mayfly_worker.pool import Instance, Pool
+from mayfly_worker.pool import Pool
 
 SPEC = VersionSpec(
     name="f",

@@ -4,7 +4,8 @@ import pytest
 
 from mayfly_proto.names import InvalidName
 from mayfly_worker.calls import Call, Calls
-from mayfly_worker.pool import Instance, Pool
+from mayfly_worker.group import Instance
+from mayfly_worker.pool import Pool
 
 
 @pytest.fixture

@@ -1,55 +1,13 @@
-"""The pool: who takes the next call, who makes room, who is reclaimed."""
+"""The pool: who takes the next call, who makes room, who is stopped."""
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mayfly_proto.messages import Refusal
-from mayfly_proto.records import Package, VersionSpec
 from mayfly_proto.states import IllegalMove
 from mayfly_proto.states import Instance as State
-from mayfly_worker.pool import FIRST_CALL_S, HOLD_S, Group, Instance, Pool
-
-
-def spec(concurrency: int = 1, keep_alive_s: float = 90.0) -> VersionSpec:
-    package = Package(sha256="0" * 64, size=1, format="py", filename="hello.py")
-    return VersionSpec(
-        name="hello",
-        version=1,
-        runtime="python",
-        handler="hello:handler",
-        package=package,
-        created="",
-        concurrency=concurrency,
-        keep_alive_s=keep_alive_s,
-    )
-
-
-def started(pool: Pool, *ids: str, function: str = "hello", memory_mb: int = 100, now: float = 0.0) -> list[Instance]:
-    return pool.order(function, 1, memory_mb, ids, now).starting
-
-
-def ready(
-    pool: Pool,
-    *ids: str,
-    function: str = "hello",
-    memory_mb: int = 100,
-    concurrency: int = 1,
-    keep_alive_s: float = 90.0,
-    now: float = 0.0,
-) -> list[Instance]:
-    instances = started(pool, *ids, function=function, memory_mb=memory_mb, now=now)
-    for instance in instances:
-        instance.group.configure(spec(concurrency, keep_alive_s))
-        instance.group.ready(instance, now)
-    return instances
-
-
-def take(group: Group) -> Instance:
-    instance = group.take()
-    assert instance is not None
-    return instance
+from mayfly_worker.holds import Hold
+from mayfly_worker.pool import FIRST_CALL_S, Pool
+from tests.unit.worker_pool import ready, started, take
 
 
 def test_most_recently_used_idle_instance_is_taken_so_that_the_rest_can_leave() -> None:
@@ -148,34 +106,11 @@ def test_instance_waiting_for_its_first_call_is_not_evicted() -> None:
     assert pool.order("b", 1, 100, ["b1"], 10.0 + FIRST_CALL_S).accepted == ["b1"]
 
 
-def test_keep_alive_counts_from_the_last_call() -> None:
-    """An idle instance goes when its keep-alive is over, not before, and a busy one never."""
-    pool = Pool(1000, 8)
-    idle, busy = ready(pool, "i1", "i2", keep_alive_s=5.0)
-    assert take(busy.group) is busy
-    assert pool.reclaim(4.9) == []
-    assert pool.reclaim(5.0) == [idle]
-    assert pool.reclaim(100.0) == []
-    busy.group.release(busy, 100.0)
-    assert pool.reclaim(104.9) == []
-    assert pool.reclaim(105.0) == [busy]
-
-
-def test_hold_keeps_instances_beyond_their_keep_alive_until_it_expires() -> None:
-    """So many ready instances stay; a hold that is not renewed is forgotten."""
-    pool = Pool(1000, 8)
-    first, second = ready(pool, "i1", "i2", keep_alive_s=1.0)
-    pool.hold("hello", 1, 1, 0.0)
-    assert pool.reclaim(2.0) == [first]
-    assert pool.reclaim(HOLD_S - 0.1) == []
-    assert pool.reclaim(HOLD_S) == [second]
-
-
 def test_hold_is_not_evicted_either() -> None:
     """Another function cannot take what is held."""
     pool = Pool(200, 8)
     ready(pool, "a1", "a2", function="a")
-    pool.hold("a", 1, 2, 0.0)
+    pool.hold("a", 1, Hold(2), 0.0)
     assert pool.order("b", 1, 100, ["b1"], 10.0).reason == Refusal.NO_ROOM
 
 
@@ -234,97 +169,3 @@ def test_failed_instance_gets_no_call_while_its_process_still_dies() -> None:
     with pytest.raises(IllegalMove):
         group.drain(instance)
     pool.remove(instance)
-
-
-class PoolMachine(RuleBasedStateMachine):
-    """Any order of events keeps the promises of the pool's docstring."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool = Pool(1000, 5)
-        self.now = 0.0
-        self.count = 0
-        self.calls: list[Instance] = []
-
-    def some(self, *states: State) -> list[Instance]:
-        return [i for i in self.pool.instances.values() if i.state in states]
-
-    @rule(function=st.sampled_from("abc"), number=st.integers(1, 4), memory=st.sampled_from([50, 300]))
-    def order(self, function: str, number: int, memory: int) -> None:
-        ids = [f"i{self.count + k}" for k in range(number)]
-        self.count += number
-        group = self.pool.groups.get((function, 1))
-        memory = group.memory_mb if group else memory
-        admission = self.pool.order(function, 1, memory, ids, self.now)
-        assert bool(admission.reason) == (len(admission.accepted) < number)
-        assert all(i.finished and i.group.function != function for i in admission.evicted)
-
-    @precondition(lambda self: self.some(State.STARTING))
-    @rule(data=st.data(), concurrency=st.integers(1, 3))
-    def become_ready(self, data: st.DataObject, concurrency: int) -> None:
-        instance = data.draw(st.sampled_from(self.some(State.STARTING)))
-        instance.group.configure(spec(concurrency, keep_alive_s=10.0))
-        instance.group.ready(instance, self.now)
-
-    @precondition(lambda self: self.pool.groups)
-    @rule(data=st.data())
-    def call(self, data: st.DataObject) -> None:
-        group = data.draw(st.sampled_from(list(self.pool.groups.values())))
-        free = sum(group.concurrency - i.in_flight for i in self.some(State.IDLE, State.BUSY) if i.group is group)
-        instance = group.take()
-        assert (instance is None) == (free == 0)
-        if instance is not None:
-            assert instance.state is State.BUSY
-            self.calls.append(instance)
-
-    @precondition(lambda self: self.calls)
-    @rule(data=st.data())
-    def answer(self, data: st.DataObject) -> None:
-        instance = data.draw(st.sampled_from(self.calls))
-        self.calls.remove(instance)
-        instance.group.release(instance, self.now)
-
-    @rule(function=st.sampled_from("abc"), count=st.integers(-1, 3))
-    def shrink(self, function: str, count: int) -> None:
-        drained = self.pool.shrink(function, 1, count)
-        assert all(i.state is State.DRAINING for i in drained)
-
-    @rule(function=st.sampled_from("abc"), count=st.integers(0, 3))
-    def hold(self, function: str, count: int) -> None:
-        self.pool.hold(function, 1, count, self.now)
-
-    @rule(seconds=st.sampled_from([0.5, 5.0, 11.0, 301.0]))
-    def wait_and_reclaim(self, seconds: float) -> None:
-        self.now += seconds
-        held = {key: self.pool.held(group, self.now) for key, group in self.pool.groups.items()}
-        ready_before = {key: len(group.in_service()) for key, group in self.pool.groups.items()}
-        for instance in self.pool.reclaim(self.now):
-            assert instance.finished
-            assert self.now - instance.idle_since >= 10.0
-        for key, group in self.pool.groups.items():
-            assert len(group.in_service()) >= min(held[key], ready_before[key])
-
-    @precondition(lambda self: self.pool.instances)
-    @rule(data=st.data())
-    def end(self, data: st.DataObject) -> None:
-        instance = data.draw(st.sampled_from(list(self.pool.instances.values())))
-        if instance.in_flight and instance.state is not State.FAILED:
-            instance.group.fail(instance)
-        while instance in self.calls:
-            self.calls.remove(instance)
-            instance.group.release(instance, self.now)
-        self.pool.remove(instance)
-
-    @invariant()
-    def promises_hold(self) -> None:
-        assert self.pool.memory_used_mb <= self.pool.memory_mb
-        assert len(self.some(State.STARTING)) <= self.pool.max_starting
-        for instance in self.pool.instances.values():
-            assert instance.in_flight == self.calls.count(instance)
-            assert 0 <= instance.in_flight <= instance.group.concurrency
-            assert (instance.state is State.BUSY) <= (instance.in_flight > 0)
-            assert not (instance.state is State.IDLE and instance.in_flight)
-
-
-TestPoolMachine = PoolMachine.TestCase
-TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)

@@ -5,10 +5,12 @@ from time import monotonic
 from typing import NamedTuple
 
 from mayfly_activator.placement import START_SLOTS_PER_CORE, Candidate
-from mayfly_proto import records, storage
+from mayfly_proto import records, states, storage
 from mayfly_proto.records import NodeLease, NodeLoad, Route
 
 STALE_S = 3.0  # an older report is not placed by
+KNOWN_S = 900.0  # after its last instance a node has the code of a version, and for so long perhaps a template
+SMOOTHING = 0.3  # weight of a report in a node's use of its processors: one busy second says little
 
 
 class Order(NamedTuple):
@@ -26,6 +28,13 @@ class Node:
         self.asked: list[Order] = []  # not answered
         self.accepted: list[Order] = []  # answered since the last report
         self.starting: dict[str, tuple[str, int]] = {}  # instance → function, version; by our orders, not ready yet
+        self.cpu_percent = 0.0
+        self._known: dict[tuple[str, str], float] = {}  # function, version → last reported; the longest ago first
+
+    @property
+    def open(self) -> bool:
+        """It takes new instances: by its lease and by its last word, whichever comes first."""
+        return not self.lease.draining and (self.load is None or self.load.state == states.Node.UP.value)
 
     def candidate(self, function: str, version: int) -> Candidate:
         own = [*self.asked, *self.accepted]
@@ -41,12 +50,16 @@ class Node:
             START_SLOTS_PER_CORE * self.lease.cores - len(self.starting),
             instances=sum(load.ready + load.starting for load in mine.values())
             + sum(len(order.instances) for order in own if order.function == function),
-            familiar=str(version) in mine or (function, version) in self.starting.values(),
+            familiar=(function, str(version)) in self._known or (function, version) in self.starting.values(),
             idle=sum(load.ready - load.busy for by in others for load in by.values()),
+            cpu_percent=self.cpu_percent,
+            labels=self.lease.labels,
         )
 
-    def report(self, load: NodeLoad) -> None:
+    def report(self, load: NodeLoad, now: float) -> None:
         """What the node accepted before it sent this is in it: its words come in the order in which it says them."""
+        self.cpu_percent += SMOOTHING * (load.cpu_percent - self.cpu_percent)
+        self._remember(load, now)
         self.load = load
         self.accepted.clear()
         asked = {instance for order in self.asked for instance in order.instances}
@@ -54,6 +67,14 @@ class Node:
             counts = load.instances.get(function, {}).get(str(version))
             if instance not in asked and not (counts and counts.starting):
                 del self.starting[instance]
+
+    def _remember(self, load: NodeLoad, now: float) -> None:
+        for function, versions in load.instances.items():
+            for version in versions:
+                self._known.pop((function, version), None)
+                self._known[function, version] = now
+        while self._known and next(iter(self._known.values())) < now - KNOWN_S:
+            del self._known[next(iter(self._known))]
 
 
 class Fleet:
@@ -76,8 +97,8 @@ class Fleet:
         load = records.decode(payload, NodeLoad)
         node = self._nodes.get(load.node)
         if node is not None and node.lease.epoch == load.epoch:
-            node.report(load)
             node.heard = self._clock()
+            node.report(load, node.heard)
 
     def candidates(self, function: str, version: int, without: Collection[str] = ()) -> list[Candidate]:
         """The nodes that can be placed on now."""
@@ -85,7 +106,7 @@ class Fleet:
         return [
             node.candidate(function, version)
             for name, node in self._nodes.items()
-            if not node.lease.draining and now - node.heard <= STALE_S and name not in without
+            if node.open and now - node.heard <= STALE_S and name not in without
         ]
 
     def on_route(self, key: str, value: bytes | None) -> None:

@@ -4,12 +4,12 @@ The lowest rank first: nodes fill up one after the other, so that the last ones 
 forced moves in eight hours where spreading evenly has 3,915). A node is filled to 90 %, and one function has at most
 half of its instances on one node once it has four, so that a lost node does not take all of it; both give way before
 the call has to wait. When nowhere is room, the node with the most idle instances of others is asked: it evicts, or it
-refuses. Among the nodes that the load needs anyhow, one that knows the version already comes first: it has
-the code, and perhaps a process that has imported it.
+refuses. Among the nodes that the load needs anyhow, one that has had the version lately comes first: it has the code,
+and perhaps a process that has imported it. A node whose processors are busy is asked when no other can take it.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import ceil
 from typing import NamedTuple
 
@@ -19,13 +19,16 @@ FILL = 0.90
 SPREAD_FROM = 4  # instances of a function
 SPREAD = 0.5
 START_SLOTS_PER_CORE = 8  # starts at once; the rest waits at the router
+BUSY_PERCENT = 90.0  # of what a node may use of its processors
 NO_NODES = "no_nodes"
+
+_NO_LABELS: Mapping[str, str] = {}
 
 
 class Candidate:
     """A node as the placement fills it; counts grow with every pick."""
 
-    __slots__ = ("familiar", "idle", "instances", "memory_mb", "name", "start_slots", "used_mb")
+    __slots__ = ("busy", "familiar", "idle", "instances", "labels", "memory_mb", "name", "start_slots", "used_mb")
 
     def __init__(
         self,
@@ -37,14 +40,21 @@ class Candidate:
         instances: int = 0,
         familiar: bool = False,
         idle: int = 0,
+        cpu_percent: float = 0.0,
+        labels: Mapping[str, str] = _NO_LABELS,
     ) -> None:
         self.name = name
         self.memory_mb = memory_mb
         self.used_mb = used_mb
         self.start_slots = start_slots  # left
         self.instances = instances  # of this function
-        self.familiar = familiar  # has instances of this version
+        self.familiar = familiar  # has, or lately had, instances of this version
         self.idle = idle  # instances of other versions, that may be evicted
+        self.busy = cpu_percent > BUSY_PERCENT
+        self.labels = labels
+
+    def has(self, labels: Mapping[str, str]) -> bool:
+        return labels.items() <= self.labels.items()
 
     def fits(self, memory_mb: int, fill: float = 1.0) -> bool:
         return self.used_mb + memory_mb <= self.memory_mb * fill
@@ -69,9 +79,14 @@ class Placement(NamedTuple):
     reason: str  # why the rest has no place
 
 
-def place(candidates: Iterable[Candidate], instances: Collection[str], memory_mb: int) -> Placement:
-    """Choose a node for each instance. The candidates are counted up as they fill."""
-    ranked = sorted(candidates, key=lambda node: rank(node.name))
+def place(
+    candidates: Collection[Candidate],
+    instances: Collection[str],
+    memory_mb: int,
+    labels: Mapping[str, str] = _NO_LABELS,
+) -> Placement:
+    """Choose a node with these labels for each instance. The candidates are counted up as they fill."""
+    ranked = sorted((node for node in candidates if node.has(labels)), key=lambda node: rank(node.name))
     nodes: dict[str, list[str]] = {}
     rest = []
     for instance in instances:
@@ -81,6 +96,8 @@ def place(candidates: Iterable[Candidate], instances: Collection[str], memory_mb
         else:
             node.take(memory_mb)
             nodes.setdefault(node.name, []).append(instance)
+    if rest and candidates and not ranked:
+        return Placement(nodes, rest, Refusal.LABELS)
     return Placement(nodes, rest, _reason(ranked, memory_mb) if rest else "")
 
 
@@ -89,8 +106,17 @@ def rank(name: str) -> list[tuple[int, str]]:
     return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
-def _choose(ranked: list[Candidate], memory_mb: int) -> Candidate | None:
-    possible = [node for node in ranked if node.start_slots > 0 and node.fits(memory_mb)]
+def _choose(ranked: Sequence[Candidate], memory_mb: int) -> Candidate | None:
+    for busy in (False, True):
+        nodes = [node for node in ranked if node.start_slots > 0 and node.busy is busy]
+        chosen = _with_room(nodes, ranked, memory_mb) or _with_idle(nodes, memory_mb)
+        if chosen is not None:
+            return chosen
+    return None
+
+
+def _with_room(nodes: Iterable[Candidate], ranked: Sequence[Candidate], memory_mb: int) -> Candidate | None:
+    possible = [node for node in nodes if node.fits(memory_mb)]
     roomy = [node for node in possible if node.fits(memory_mb, FILL)]
     total = sum(node.instances for node in ranked)
     limit = ceil(SPREAD * total) if total >= SPREAD_FROM else total + 1
@@ -99,11 +125,15 @@ def _choose(ranked: list[Candidate], memory_mb: int) -> Candidate | None:
         if tier:
             needed = set(ranked[: _needed(ranked, memory_mb)])
             return next((node for node in tier if node.familiar and node in needed), tier[0])
-    crowded = [node for node in ranked if node.start_slots > 0 and node.idle > 0 and node.memory_mb >= memory_mb]
+    return None
+
+
+def _with_idle(nodes: Iterable[Candidate], memory_mb: int) -> Candidate | None:
+    crowded = [node for node in nodes if node.idle > 0 and node.memory_mb >= memory_mb]
     return max(crowded, key=lambda node: node.idle, default=None)
 
 
-def _needed(ranked: list[Candidate], memory_mb: int) -> int:
+def _needed(ranked: Sequence[Candidate], memory_mb: int) -> int:
     """How many nodes, from the first, the present load asks for."""
     load = sum(node.used_mb for node in ranked) + memory_mb
     room = 0.0
@@ -114,7 +144,7 @@ def _needed(ranked: list[Candidate], memory_mb: int) -> int:
     return len(ranked)
 
 
-def _reason(ranked: list[Candidate], memory_mb: int) -> str:
+def _reason(ranked: Sequence[Candidate], memory_mb: int) -> str:
     if not ranked:
         return NO_NODES
     return Refusal.SLOTS if any(node.fits(memory_mb) for node in ranked) else Refusal.NO_ROOM

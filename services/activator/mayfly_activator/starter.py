@@ -15,6 +15,7 @@ from mayfly_proto.messages import Activate, Activated, Refusal, Start, Started
 ROUNDS = 3  # the first choice and two others
 ANSWER_S = 1.0
 UNREACHABLE = "unreachable"
+NOBODY = (placement.NO_NODES, Refusal.LABELS)  # after a refusal: nobody but those who refused
 
 _decode = codec.Unpacker(Started)
 _log = structlog.get_logger()
@@ -35,7 +36,7 @@ class Starter:
         deadline = loop.time() + order.budget_ms / 1000
         for _ in range(ROUNDS):
             candidates = self._fleet.candidates(order.function, order.version, refused)
-            choice = placement.place(candidates, rest, order.memory_mb)
+            choice = placement.place(candidates, rest, order.memory_mb, order.labels)
             answers = await self._ask_all(order, choice.nodes)
             for name, started in answers.items():
                 placed |= dict.fromkeys(started.accepted, name)
@@ -43,7 +44,7 @@ class Starter:
                     refused.add(name)
                     reasons.add(started.reason)
             rest = [instance for instance in rest if instance not in placed]
-            if choice.rest and (candidates or not refused):
+            if choice.rest and not (refused and choice.reason in NOBODY):
                 reasons.add(choice.reason)
             if not rest or not choice.nodes or Refusal.STALE in reasons or loop.time() >= deadline:
                 break

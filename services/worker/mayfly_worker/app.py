@@ -13,20 +13,22 @@ from mayfly_chassis.objects import ObjectStore
 from mayfly_chassis.service import Chassis
 from mayfly_proto import results, storage, subjects
 from mayfly_proto.records import NodeLease
-from mayfly_worker.config import WorkerConfig, cores
+from mayfly_worker.config import WorkerConfig
+from mayfly_worker.cordon import Cordon
+from mayfly_worker.group import Instance
 from mayfly_worker.keeper import Keeper
 from mayfly_worker.launch import Launcher
 from mayfly_worker.lease import Lease, Superseded
-from mayfly_worker.node import Node
+from mayfly_worker.machine import Machine
+from mayfly_worker.node import TIDY_S, Node
 from mayfly_worker.orders import Orders
 from mayfly_worker.packages import Packages
-from mayfly_worker.pool import Instance, Pool
+from mayfly_worker.pool import Pool
 from mayfly_worker.routes import Routes
 from mayfly_worker.runtime import PythonRuntime
 from mayfly_worker.specs import Specs
 
 OVERDUE_S = 0.05  # how late a time limit may be enforced
-RECLAIM_S = 0.25
 HEARTBEAT_S = 1.0
 WITHDRAW_S = 5.0
 
@@ -40,7 +42,8 @@ async def worker(chassis: Chassis, config: WorkerConfig) -> AsyncIterator[None]:
     try:
         for note in runtime.notes:
             log.warning("isolation.limited", note=note)
-        lease = Lease(chassis.bus, _record(chassis, config, runtime), log)
+        machine = Machine()
+        lease = Lease(chassis.bus, _record(chassis, config, runtime, machine), log)
         epoch = await lease.choose_epoch()
         routes = Routes(Bucket(chassis.bus, storage.ROUTES), config.node, epoch, chassis.tasks, log)
         await routes.purge()
@@ -51,10 +54,13 @@ async def worker(chassis: Chassis, config: WorkerConfig) -> AsyncIterator[None]:
             epoch=epoch,
             bus=chassis.bus,
             pool=Pool(config.memory_mb, config.max_starts),
+            cordon=Cordon(config.cordon_limit_s, config.drain_limit_s),
+            machine=machine,
             runtime=runtime,
             packages=packages,
             routes=routes,
             tasks=chassis.tasks,
+            announce=lease.drain,
             now=time.monotonic,
             log=log,
         )
@@ -67,12 +73,14 @@ async def worker(chassis: Chassis, config: WorkerConfig) -> AsyncIterator[None]:
         chassis.bus.on_reconnect(routes.restore)
         renewing = chassis.background("lease", _keep(lease, routes))
         chassis.background("overdue", _every(OVERDUE_S, node.end_overdue))
-        chassis.background("reclaim", _every(RECLAIM_S, node.reclaim))
+        chassis.background("tidy", _every(TIDY_S, node.tidy))
+        chassis.background("meter", _every(TIDY_S, node.measure))
+        chassis.background("pressure", _every(HEARTBEAT_S, node.relieve))
         chassis.background("heartbeat", _every(HEARTBEAT_S, node.heartbeat))
         yield
         if lease.superseded:
             await orders.unsubscribe()  # all of it is the newer worker's, also what is refused
-        await _drain(node, lease, config.drain_limit_s)
+        await node.leave(at_once=lease.superseded)
         renewing.cancel()
         await asyncio.wait({renewing})
         await _withdraw(node, lease)
@@ -87,23 +95,6 @@ async def _keep(lease: Lease, routes: Routes) -> None:
     except Superseded:
         routes.close()
         raise
-
-
-async def _drain(node: Node, lease: Lease, limit_s: float) -> None:
-    """No new work; running calls finish."""
-    node.drain()
-    try:
-        if not lease.superseded:
-            await lease.drain()
-    except (BusError, Superseded) as error:
-        node.log.warning("drain.not_announced", error=str(error))
-    try:
-        async with asyncio.timeout(limit_s):
-            await node.emptied()
-    except TimeoutError:
-        node.log.warning("drain.cut_short", calls=len(node.calls), limit_s=limit_s)
-        node.give_up()
-        await node.emptied()
 
 
 async def _withdraw(node: Node, lease: Lease) -> None:
@@ -127,13 +118,14 @@ def _launching(chassis: Chassis, node: Node, packages: Packages) -> Callable[[In
     return launch
 
 
-def _record(chassis: Chassis, config: WorkerConfig, runtime: PythonRuntime) -> NodeLease:
+def _record(chassis: Chassis, config: WorkerConfig, runtime: PythonRuntime, machine: Machine) -> NodeLease:
     return NodeLease(
         node=config.node,
         epoch=0,
         client=chassis.bus.identity,
         memory_mb=config.memory_mb,
-        cores=cores(),
+        cores=machine.cores,
+        labels=config.labels,
         isolation=runtime.isolation,
         notes=runtime.notes,
         started=results.rfc3339(datetime.now(UTC)),

@@ -16,9 +16,9 @@ from mayfly_proto.records import VersionSpec
 from mayfly_worker import answers, asks, origin, permits
 from mayfly_worker.answers import Answer
 from mayfly_worker.calls import Call, Calls
+from mayfly_worker.group import Instance
 from mayfly_worker.instance_frames import Broken
 from mayfly_worker.instance_process import Process
-from mayfly_worker.pool import Instance
 from mayfly_worker.replies import COMPONENT
 from mayfly_worker.services import Services
 

@@ -12,7 +12,7 @@ from math import inf
 from mayfly_proto import names, subjects
 from mayfly_proto.messages import CallView, Done
 from mayfly_proto.records import RouterSeen
-from mayfly_worker.pool import Group, Instance
+from mayfly_worker.group import Group, Instance
 
 
 class Link:

@@ -19,7 +19,8 @@ from mayfly_worker import replies
 from mayfly_worker.calls import Call, Calls, Link
 from mayfly_worker.complaints import Complaints
 from mayfly_worker.fence import Fence
-from mayfly_worker.pool import Group, Instance, Pool, Waiting
+from mayfly_worker.group import Group, Instance, Waiting
+from mayfly_worker.pool import Pool
 from mayfly_worker.replies import COMPONENT
 
 LONGEST_DELAY_S = 0.002  # of the outcome of a durable call that others wait behind

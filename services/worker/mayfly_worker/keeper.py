@@ -15,10 +15,10 @@ from mayfly_proto.records import VersionSpec
 from mayfly_proto.states import Instance as State
 from mayfly_worker import replies
 from mayfly_worker.calls import Call
+from mayfly_worker.group import Instance
 from mayfly_worker.logs import InstanceLog
 from mayfly_worker.node import Node
 from mayfly_worker.packages import Code
-from mayfly_worker.pool import Instance
 from mayfly_worker.runtime import Exit, Launch
 
 INIT_LIMIT_S = 10.0

@@ -62,10 +62,10 @@ class Lease:
         """The connection is another one."""
         self._soon.set()
 
-    async def drain(self) -> None:
-        """Say that this node takes no more work."""
-        self._record = msgspec.structs.replace(self._record, draining=True)
-        await self._renew()
+    def drain(self, draining: bool) -> None:
+        """Say at once whether this node takes new instances."""
+        self._record = msgspec.structs.replace(self._record, draining=draining)
+        self._soon.set()
 
     async def release(self) -> None:
         """Take the entry away, unless it is a newer worker's."""

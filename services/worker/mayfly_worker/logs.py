@@ -11,7 +11,7 @@ from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError
 from mayfly_proto import records, results, subjects
 from mayfly_worker.complaints import Complaints
-from mayfly_worker.pool import Instance
+from mayfly_worker.group import Instance
 
 RATE = 256 * 1024  # bytes a second
 BURST = 1024 * 1024

@@ -1,4 +1,4 @@
-"""What routers and the activator ask of this node: frames in, `Node` asked, answers out."""
+"""What routers, the activator and the scaler ask of this node: frames in, `Node` asked, answers out."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,10 +9,10 @@ from mayfly_chassis.bus import Bus, Subscription
 from mayfly_chassis.errors import BusError
 from mayfly_chassis.micro import Request
 from mayfly_proto import codec, names, records, subjects
-from mayfly_proto.messages import Adopt, Hold, Start, Started, Stop
+from mayfly_proto.messages import Adopt, Drain, Hold, Start, Started, Stop
+from mayfly_worker.group import Instance
 from mayfly_worker.invoke import MALFORMED
 from mayfly_worker.node import Node
-from mayfly_worker.pool import Instance
 
 M = TypeVar("M", bound=msgspec.Struct)
 
@@ -34,6 +34,7 @@ class Orders:
         await self._receive(subjects.node_stop(name), Stop, self._node.stop)
         await self._receive(subjects.node_hold(name), Hold, self._node.hold)
         await self._receive(subjects.node_adopt(name), Adopt, self._adopt)
+        await self._receive(subjects.node_drain(name), Drain, self._node.drain)
         invoke = subjects.node_invoke(name)
         self._subscriptions.append(await self._bus.subscribe(invoke, self._node.invoker.on_invoke))
 
@@ -43,7 +44,7 @@ class Orders:
 
     async def instances(self, _request: Request) -> bytes:
         """All instances of the node, as JSON for people."""
-        return records.encode(self._node.instances())
+        return records.encode(self._node.reports.instances())
 
     async def _receive(self, subject: str, message: type[M], carry_out: Callable[[M], msgspec.Struct | None]) -> None:
         unpack = codec.Unpacker(message)

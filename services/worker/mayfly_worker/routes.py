@@ -11,7 +11,7 @@ import structlog
 from mayfly_chassis.errors import BusError
 from mayfly_chassis.kv import Bucket
 from mayfly_proto import records, storage
-from mayfly_worker.pool import Group
+from mayfly_worker.group import Group
 
 _RETRY_S = 0.25
 _UNKNOWN = b""  # what the server has may be anything

@@ -12,6 +12,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from mayfly_worker import cgroups
+
 _PREFIX = "mayfly-"
 _READY = 8  # groups made ahead
 _KEPT = 64  # groups kept for use again
@@ -151,23 +153,9 @@ class Groups:
 
 def _bases() -> list[tuple[_Layout, Path]]:
     """Where this process's own groups begin, in each hierarchy that limits memory."""
-    own = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        own[controllers] = path
-    bases = []
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, mount, kind, options, *_ = line.split()
-        if kind == "cgroup2" and "" in own:
-            bases.append((_V2, _below(mount, own[""])))
-        if kind == "cgroup" and "memory" in options.split(","):
-            bases += [(_V1, _below(mount, path)) for names, path in own.items() if "memory" in names.split(",")]
+    places = cgroups.own()
+    bases = [(layout, places[name].path) for name, layout in (("memory", _V1), ("", _V2)) if name in places]
     return [(layout, base) for layout, base in bases if os.access(base, os.W_OK)]
-
-
-def _below(mount: str, path: str) -> Path:
-    place = Path(mount + path)
-    return place if place.is_dir() else Path(mount)
 
 
 def _delegate(base: Path) -> None:
