@@ -15,6 +15,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mayfly_activator.app import app as activator_app
 from mayfly_activator.config import ActivatorConfig
 from mayfly_broker.server import EmbeddedServer
@@ -29,6 +31,7 @@ from mayfly_router.config import RouterConfig
 
 HEARTBEAT_S = 0.1
 RENEW_EVERY = 30  # heartbeats
+IDLE = msgspec.structs.asdict(records.FunctionLoad())  # what is not said of a function is so
 
 
 class ScriptedWorker:
@@ -44,6 +47,10 @@ class ScriptedWorker:
         self.mute = False  # words to the router are lost
         self.silent = False  # no heartbeat, no answer to a question
         self.held: asyncio.Event | None = None  # calls end when it is set
+        self.draining = False
+        self.obedient = False  # does what `Stop` says, else only hears it
+        self.leaving: set[str] = set()  # instances that go with their call
+        self.started: list[str] = []  # functions, in the order of their starts
         self.slots: dict[str, tuple[str, int, int, bool]] = {}  # instance → function, version, memory, ready
         self.idle: dict[tuple[str, int], list[str]] = {}
         self.running: dict[int, tuple[str, str, messages.Invoke]] = {}  # seq → router, instance, frame
@@ -65,7 +72,7 @@ class ScriptedWorker:
         for subject, kind, handler in (
             (subjects.node_adopt(name), messages.Adopt, self._on_adopt),
             (subjects.node_start(name), messages.Start, self._on_start),
-            (subjects.node_stop(name), messages.Stop, self.stops.append),
+            (subjects.node_stop(name), messages.Stop, self._on_stop),
             (subjects.node_hold(name), messages.Hold, self.holds.append),
         ):
             await self.bus.subscribe(subject, self._receiver(kind, handler))
@@ -76,7 +83,12 @@ class ScriptedWorker:
 
     async def renew(self) -> None:
         lease = records.NodeLease(
-            node=self.name, epoch=self.epoch, client=self.bus.identity, memory_mb=self.memory_mb, cores=2
+            node=self.name,
+            epoch=self.epoch,
+            client=self.bus.identity,
+            memory_mb=self.memory_mb,
+            cores=2,
+            draining=self.draining,
         )
         await self._leases.put(self.name, records.encode(lease), ttl_s=10)
 
@@ -123,12 +135,15 @@ class ScriptedWorker:
         self.asked += 1
         if not self._admits(start.router, start.epoch, start.function):
             return messages.Started([], Refusal.STALE)
+        if self.draining:
+            return messages.Started([], Refusal.DRAINING)
         accepted = []
         for instance in start.instances:
             if sum(memory for _, _, memory, _ in self.slots.values()) + start.memory_mb > self.memory_mb:
                 return messages.Started(accepted, Refusal.NO_ROOM)
             self.slots[instance] = (start.function, start.version, start.memory_mb, False)
             self.most = max(self.most, len(self.slots))
+            self.started.append(start.function)
             accepted.append(instance)
             self._spawn(self._cold_start(start, instance))
         return messages.Started(accepted)
@@ -147,7 +162,11 @@ class ScriptedWorker:
         await self.write_route(start.function, start.version)
 
     async def write_route(self, function: str, version: int) -> None:
-        ready = [i for i, (f, v, _, ready) in self.slots.items() if (f, v) == (function, version) and ready]
+        ready = [
+            i
+            for i, (f, v, _, ready) in self.slots.items()
+            if (f, v) == (function, version) and ready and i not in self.leaving
+        ]
         key = storage.route_key(self.name, version, function)
         if ready:
             route = records.Route(epoch=self.epoch, instances=ready, slots=len(ready))
@@ -159,6 +178,25 @@ class ScriptedWorker:
         for instance in self.idle.pop((function, version), []):
             del self.slots[instance]
         await self.write_route(function, version)
+
+    async def drain(self, on: bool = True) -> None:
+        self.draining = on
+        await self.renew()
+
+    def _on_stop(self, stop: messages.Stop) -> None:
+        self.stops.append(stop)
+        if not self.obedient:
+            return
+        idle = self.idle.get((stop.function, stop.version), [])
+        busy = [instance for _, instance, frame in self.running.values() if frame.function == stop.function]
+        chosen = [*idle, *busy] if stop.count < 0 else [*idle, *busy][: stop.count]
+        for instance in chosen:
+            if instance in idle:
+                idle.remove(instance)
+                del self.slots[instance]
+            else:
+                self.leaving.add(instance)
+        self._spawn(self.write_route(stop.function, stop.version))
 
     def _on_invoke(self, _subject: bytes, _reply: bytes, raw: bytes | None, frame: bytes) -> None:
         if self.deaf:
@@ -182,7 +220,10 @@ class ScriptedWorker:
             await asyncio.sleep(self.service_s)
         seq, router = next((s, r) for s, (r, _, frame) in self.running.items() if frame is meta)
         del self.running[seq]
-        self.idle[meta.function, meta.version].append(instance)
+        if instance in self.leaving:
+            del self.slots[instance]
+        else:
+            self.idle[meta.function, meta.version].append(instance)
         if meta.reply:
             answer = {"instance": instance, "version": meta.version, "echo": payload.decode(), "attempt": meta.attempt}
             self.bus.publish(meta.reply, json.dumps(answer).encode())
@@ -325,7 +366,9 @@ class Platform:
         return outcome(await self.caller.request(subject, payload, headers=raw, timeout_s=timeout_s))
 
     async def state(self, router: str = "r1") -> Any:
-        return json.loads((await self._operator.request(subjects.router_state(router))).payload)
+        state = json.loads((await self._operator.request(subjects.router_state(router))).payload)
+        functions = {name: IDLE | load for name, load in state["functions"].items()}
+        return state | {"functions": functions}
 
     async def until(self, holds: Callable[[Any], bool], router: str = "r1", timeout_s: float = 10) -> None:
         """Poll the router's own account of itself."""

@@ -4,6 +4,7 @@ import heapq
 from math import ceil, log2
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,7 @@ def with_(demand: Demand, **changes: object) -> Demand:
     return msgspec.structs.replace(demand, **changes)
 
 
+@pytest.mark.invariant("P1", "P3", "P5")
 @given(demands())
 @settings(max_examples=500)
 def test_never_more_than_the_limit_or_the_cap_or_the_queue_asks(demand: Demand) -> None:
@@ -48,6 +50,7 @@ def test_never_more_than_the_limit_or_the_cap_or_the_queue_asks(demand: Demand) 
     assert n <= ceil(demand.queued / demand.concurrency)
 
 
+@pytest.mark.invariant("P2")
 @given(demands())
 @settings(max_examples=500)
 def test_asking_twice_orders_nothing_more(demand: Demand) -> None:
@@ -57,6 +60,7 @@ def test_asking_twice_orders_nothing_more(demand: Demand) -> None:
     assert not n or need(again) == 0
 
 
+@pytest.mark.invariant("P4")
 @given(demands(), st.integers(0, 500))
 def test_a_longer_queue_never_asks_for_less(demand: Demand, more: int) -> None:
     """The order grows with the queue and shrinks with what is starting already."""
@@ -64,12 +68,14 @@ def test_a_longer_queue_never_asks_for_less(demand: Demand, more: int) -> None:
     assert need(with_(demand, starting=demand.starting + 1)) <= need(demand)
 
 
+@pytest.mark.invariant("P3")
 @given(demands())
 def test_free_slots_that_cover_the_queue_order_nothing(demand: Demand) -> None:
     """No instance is ordered for calls that a free slot can take."""
     assert need(with_(demand, free=demand.queued)) == 0
 
 
+@pytest.mark.invariant("P6")
 @given(demands())
 def test_nobody_waits_on_credit_beyond_a_cold_start(demand: Demand) -> None:
     """When the oldest call has waited one cold start, a start is under way or the limit is reached."""
@@ -94,6 +100,7 @@ def test_balanced_waits_for_slots_that_free_soon_and_eager_does_not() -> None:
     assert need(with_(busy, eager=True)) == 8
 
 
+@pytest.mark.invariant("S10")
 def test_a_failing_function_is_probed_one_start_at_a_time() -> None:
     """After a failed start, with nothing ready, a long queue has one start under way and no more."""
     failing = Demand(queued=1000, room=100, failing=True)
@@ -101,6 +108,7 @@ def test_a_failing_function_is_probed_one_start_at_a_time() -> None:
     assert need(with_(failing, starting=1)) == 0
 
 
+@pytest.mark.invariant("S10")
 def test_backoff_begins_with_the_fifth_failure_and_ends_at_half_a_minute() -> None:
     """Four failures in a row are retried at once; later ones 0.2 s, doubling to 30 s, plus or minus a fifth."""
     assert [backoff_s(n, 0.5) for n in (1, 4, 5, 6, 7)] == [0, 0, 0.2, 0.4, 0.8]
@@ -151,12 +159,13 @@ def burst(calls: int, cold_s: float, service_s: float) -> tuple[int, int, float]
     return ready + starting, peak, last_start
 
 
+@pytest.mark.invariant("S7", "S8")
 def test_a_thousand_first_calls_do_not_start_a_thousand_instances() -> None:
     """A thousand calls at once on a function at zero start as many as their duration deserves, in waves of at most 32
     until 32 are ready, and nobody waits longer than the waves take."""
-    for cold_s, service_s, most in ((0.005, 0.001, 120), (0.25, 0.001, 80), (0.25, 0.02, 150), (0.25, 0.2, 600)):
+    for cold_s, service_s, best in ((0.005, 0.001, 102), (0.25, 0.001, 64), (0.25, 0.02, 128), (0.25, 0.2, 512)):
         started, peak, waited = burst(1000, cold_s, service_s)
-        assert started <= most, (cold_s, service_s, started)
+        assert started <= 1.1 * best, (cold_s, service_s, started)
         assert peak <= PENDING_CAP
         clearing = 1000 * service_s / PENDING_CAP
         assert waited <= patience_s(cold_s) + cold_s * (1 + log2(1000 / PENDING_CAP)) + clearing

@@ -26,7 +26,7 @@ def adopted(rig: Rig, sequence: int, *, seq: int = -1) -> Call:
     node = rig.state.node("n1")
     node.inflight[seq] = call
     assert rig.function.current is not None
-    call.share = rig.function.current.occupy(node)
+    call.share = rig.function.current.occupy(node, rig.now)
     rig.durable.adopt(call)
     return call
 

@@ -9,16 +9,29 @@ from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any, cast
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mayfly_chassis.bus import Bus, Reply
 from mayfly_proto import codec, errors, messages, records, storage
-from mayfly_proto.records import Client, NodeLease, NodeLoad, Package, Route, RouterMembers, RouterSeen, VersionSpec
+from mayfly_proto.records import (
+    Client,
+    FunctionTarget,
+    NodeLease,
+    NodeLoad,
+    Package,
+    Route,
+    RouterMembers,
+    RouterSeen,
+    VersionSpec,
+)
+from mayfly_router import drains
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.fleet import Fleet
-from mayfly_router.function import Function, Plan
+from mayfly_router.function import Function, Plan, Stopping
+from mayfly_router.holds import Holding, Holds
 from mayfly_router.nodes import Node
 from mayfly_router.pool import Pool
 from mayfly_router.state import State
@@ -44,19 +57,48 @@ class Worker:
     def __init__(self, name: str, epoch: int) -> None:
         self.name = name
         self.epoch = epoch
-        self.frames: deque[messages.Invoke] = deque()  # on their way here
+        self.frames: deque[messages.Invoke | Stopping | Holding] = deque()  # on their way here
         self.words: deque[messages.Done] = deque()  # on their way to the router
         self.starting: set[str] = set()
         self.idle: set[str] = set()
         self.running: dict[int, tuple[str, messages.Invoke]] = {}  # seq → instance, call
         self.last_seq = 0
+        self.draining = False
+        self.held = 0
+        self.stopping: set[str] = set()  # instances that end with their call
+
+    @property
+    def calls(self) -> list[messages.Invoke]:
+        """On their way here."""
+        return [frame for frame in self.frames if isinstance(frame, messages.Invoke)]
+
+    @property
+    def in_service(self) -> set[str]:
+        return self.instances - self.starting - self.stopping
+
+    def stop(self, number: int = -1) -> None:
+        """Idle ones first; below 0: all."""
+        chosen = sorted(self.in_service, key=lambda instance: instance not in self.idle)
+        if number < 0:
+            self.starting.clear()
+        for instance in chosen if number < 0 else chosen[:number]:
+            if instance in self.idle:
+                self.idle.discard(instance)
+            else:
+                self.stopping.add(instance)
+
+    def reclaim(self) -> None:
+        """What is idle and not held goes."""
+        for _ in range(len(self.in_service) - self.held):
+            if self.idle:
+                self.idle.discard(min(self.idle))
 
     @property
     def instances(self) -> set[str]:
         return self.starting | self.idle | {instance for instance, _ in self.running.values()}
 
     def route(self) -> bytes | None:
-        ready = sorted(self.instances - self.starting)
+        ready = sorted(self.in_service)
         return records.encode(Route(epoch=self.epoch, instances=ready, slots=len(ready))) if ready else None
 
     def say(self, done: list[int], refused: list[tuple[int, str]]) -> None:
@@ -109,9 +151,12 @@ class World(RuleBasedStateMachine):
         self.returned: set[str] = set()  # calls that came back to the queue once
         self.written_off: set[str] = set()
         self.answered_twice: set[str] = set()
+        self.holds = Holds(self.state, lambda node, _pool, holding: self.workers[node].frames.append(holding))
+        self.delivered: dict[str, Route | None] = {}  # the Route Cache as the router knows it
+        self.left: set[str] = set()  # nodes that drain and were told to stop everything
 
-    @initialize(idempotent=st.booleans(), eager=st.booleans())
-    def deploy(self, idempotent: bool, eager: bool) -> None:
+    @initialize(idempotent=st.booleans(), eager=st.booleans(), minimum=st.integers(0, LIMIT))
+    def deploy(self, idempotent: bool, eager: bool, minimum: int) -> None:
         function = Function("f", self.state.backlog)
         self.idempotent = idempotent
         function.apply({1: spec(idempotent=idempotent, activation="eager" if eager else "balanced")}, 1, self.now)
@@ -119,6 +164,8 @@ class World(RuleBasedStateMachine):
         self.function = function
         for name in NODES:
             self.join(name)
+        self.target_changes(minimum)
+        self.all_is_quiet_for_a_while()
 
     # the world's side
 
@@ -133,8 +180,16 @@ class World(RuleBasedStateMachine):
     def join(self, name: str) -> None:
         self.lives += 1
         self.workers[name] = Worker(name, self.lives)
-        client = Client(server="s", id=100 + self.lives)
-        lease = NodeLease(node=name, epoch=self.lives, client=client, memory_mb=1000, cores=2)
+        self.write_lease(name)
+
+    def write_lease(self, name: str) -> None:
+        worker = self.workers[name]
+        client = Client(server="s", id=100 + worker.epoch)
+        lease = NodeLease(
+            node=name, epoch=worker.epoch, client=client, memory_mb=1000, cores=2, draining=worker.draining
+        )
+        if not worker.draining:
+            self.left.discard(name)
         self.fleet.on_lease(name, records.encode(lease))
         self.settle()
 
@@ -170,6 +225,25 @@ class World(RuleBasedStateMachine):
             ids = [f"i{next(self.ids)}" for _ in range(number)]
             pool.starts.order(ids, self.now)
             self.orders.extend(ids)
+        for stopping in plan.stops:
+            self.workers[stopping.node].frames.append(stopping)
+
+    def leave_nodes(self) -> None:
+        """What the router does in every tick about nodes that drain."""
+        full = self.function.full
+        for stopping in drains.leave(self.state.nodes.values(), self.state.functions, self.now):
+            staying = [name for name in NODES if not self.workers[name].draining]
+            ready = sum(self.known_ready(name) for name in staying)
+            if stopping.node not in self.left:
+                assert ready >= self.function.minimum or full, "the minimum is ready elsewhere first"
+            assert stopping.number == -1
+            self.left.add(stopping.node)
+            self.workers[stopping.node].frames.append(stopping)
+            self.dispatch.touch("f")
+
+    def known_ready(self, name: str) -> int:
+        route = self.delivered.get(name)
+        return len(route.instances) if route is not None and route.epoch == self.workers[name].epoch else 0
 
     def never(self, *_: object) -> None:
         raise AssertionError("one router owns everything here")
@@ -178,10 +252,18 @@ class World(RuleBasedStateMachine):
         waiting = [call.invocation for call in self.pool.queue if call.invocation not in self.returned]
         older = [invocation for invocation in waiting if int(invocation, 16) < int(frame.invocation, 16)]
         assert frame.invocation in self.returned or not older, "first come, first served"
+        assert name not in self.left, "nothing new for a node that was left"
         self.workers[name].frames.append(frame)
 
     def take(self, worker: Worker) -> None:
         frame = worker.frames.popleft()
+        if isinstance(frame, Holding):
+            worker.held = frame.number
+            return
+        if isinstance(frame, Stopping):
+            worker.stop(frame.number)
+            self.write_route(worker)
+            return
         worker.last_seq = max(worker.last_seq, frame.seq)
         if not worker.idle:
             self.returned.add(frame.invocation)
@@ -199,11 +281,14 @@ class World(RuleBasedStateMachine):
         self.answers[reply] += 1
         self.kinds[kind] += 1
 
-    def end(self, worker: Worker, seq: int, kind: str) -> str:
+    def end(self, worker: Worker, seq: int, kind: str) -> None:
+        """Its instance is idle, unless that crashed or was told to stop."""
         instance, call = worker.running.pop(seq)
         self.answer(call.reply, kind)
         worker.say([seq], [])
-        return instance
+        if kind == "result" and instance not in worker.stopping:
+            worker.idle.add(instance)
+        worker.stopping.discard(instance)
 
     def write_route(self, worker: Worker) -> None:
         self.feed.append((storage.route_key(worker.name, 1, "f"), worker.route()))
@@ -237,7 +322,7 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data())
     def call_ends(self, data: st.DataObject) -> None:
         if worker := self.pick(data, lambda worker: worker.running):
-            worker.idle.add(self.end(worker, data.draw(st.sampled_from(sorted(worker.running))), "result"))
+            self.end(worker, data.draw(st.sampled_from(sorted(worker.running))), "result")
 
     @rule(data=st.data())
     def instance_crashes(self, data: st.DataObject) -> None:
@@ -247,13 +332,16 @@ class World(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def instance_is_reclaimed(self, data: st.DataObject) -> None:
-        if worker := self.pick(data, lambda worker: worker.idle):
+        if worker := self.pick(data, lambda worker: worker.idle and len(worker.in_service) > worker.held):
             worker.idle.discard(min(worker.idle))
             self.write_route(worker)
 
     @precondition(lambda self: self.orders)
     @rule(name=st.sampled_from(NODES))
     def start_is_placed(self, name: str) -> None:
+        if self.workers[name].draining:
+            self.start_is_refused()
+            return
         instance = self.orders.popleft()
         self.workers[name].starting.add(instance)
         self.pool.starts.placed(instance, name, self.now)
@@ -262,6 +350,30 @@ class World(RuleBasedStateMachine):
     @rule()
     def start_is_refused(self) -> None:
         self.function.not_placed(self.pool, [self.orders.popleft()], messages.Refusal.SLOTS, self.now)
+
+    @rule(number=st.integers(0, LIMIT + 1))
+    def target_changes(self, number: int) -> None:
+        self.function.target = FunctionTarget(minimum=number)
+        self.state.restated.add("f")
+        self.dispatch.touch("f")
+        self.settle()
+
+    @rule(name=st.sampled_from(NODES), on=st.booleans())
+    def node_drains(self, name: str, on: bool) -> None:
+        """It keeps what is held, and says so; or it takes all back."""
+        worker = self.workers[name]
+        worker.draining = on
+        if on:
+            worker.reclaim()
+            self.write_route(worker)
+        self.write_lease(name)
+
+    @rule(name=st.sampled_from(NODES))
+    def node_waits_no_longer(self, name: str) -> None:
+        """The worker's own limit on a drain."""
+        if self.workers[name].draining:
+            self.workers[name].stop()
+            self.write_route(self.workers[name])
 
     @rule(data=st.data())
     def instance_is_ready(self, data: st.DataObject) -> None:
@@ -274,7 +386,9 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.feed)
     @rule()
     def route_arrives(self) -> None:
-        self.fleet.on_route(*self.feed.popleft())
+        key, value = self.feed.popleft()
+        self.delivered[storage.parse_route_key(key)[0]] = None if value is None else records.decode(value, Route)
+        self.fleet.on_route(key, value)
         self.settle()
 
     @rule(name=st.sampled_from(NODES))
@@ -282,7 +396,7 @@ class World(RuleBasedStateMachine):
         worker = self.workers[name]
         while worker.words:
             self.hear(worker)
-        ready = len(worker.idle) + len(worker.running)
+        ready = len(worker.in_service)
         counts = records.VersionLoad(ready=ready, busy=len(worker.running), starting=len(worker.starting))
         load = NodeLoad(
             node=name,
@@ -301,7 +415,7 @@ class World(RuleBasedStateMachine):
     def connection_breaks(self, name: str) -> None:
         """All that was under way is lost, in both directions, and the server says so."""
         worker = self.workers[name]
-        self.returned |= {frame.invocation for frame in worker.frames}
+        self.returned |= {frame.invocation for frame in worker.calls}
         for word in worker.words:
             lost = {seq for seq, _ in word.refused}
             self.returned |= {call.invocation for seq, call in self.node(name).inflight.items() if seq in lost}
@@ -331,8 +445,18 @@ class World(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from((0.02, 0.1, 1.0)))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
+        self.leave_nodes()
+        if seconds >= 1:
+            self.holds.step(self.now)
         self.dispatch.tick(self.now)
         self.settle()
+
+    @rule()
+    def all_is_quiet_for_a_while(self) -> None:
+        """Else there is seldom enough to lose."""
+        for _ in range(3):
+            self.calm()
+            self.time_passes(1.0)
 
     # what always holds
 
@@ -349,6 +473,7 @@ class World(RuleBasedStateMachine):
             assert share.busy == len(inside), (share, inside)
         assert self.pool.busy == sum(share.busy for share in self.pool.shares.values())
         assert self.state.backlog.bytes == 5 * len(self.pool.queue)
+        assert self.function.gaps.level == self.pool.busy, "one slot each"
 
     @invariant()
     def nobody_waits_beside_a_free_slot(self) -> None:
@@ -379,6 +504,17 @@ class World(RuleBasedStateMachine):
         assert not any(self.node(name).inflight for name in NODES), self.state
         unanswered = {f"_INBOX.{k}" for k in range(1, self.calls + 1)} - set(self.answers)
         assert unanswered <= self.written_off, unanswered
+        self.the_minimum_moves_to_nodes_that_stay()
+
+    def the_minimum_moves_to_nodes_that_stay(self) -> None:
+        staying = [name for name in NODES if not self.workers[name].draining]
+        for _ in range(100):
+            self.calm()
+            self.time_passes(1.0)
+        ready = sum(self.known_ready(name) for name in staying)
+        assert ready >= (self.function.minimum if staying else 0), self.state
+        if staying:
+            assert not [name for name in NODES if name not in staying and self.workers[name].instances], self.state
 
     def unsettled(self) -> bool:
         outside = any(worker.running or worker.frames or worker.words for worker in self.workers.values())
@@ -387,7 +523,7 @@ class World(RuleBasedStateMachine):
 
     def calm(self) -> None:
         while self.orders:
-            self.start_is_placed("n1")
+            self.start_is_placed("n2" if self.workers["n1"].draining else "n1")
         for worker in self.workers.values():
             for instance in sorted(worker.starting):
                 worker.starting.discard(instance)
@@ -396,12 +532,12 @@ class World(RuleBasedStateMachine):
             while worker.frames:
                 self.take(worker)
             for seq in sorted(worker.running):
-                worker.idle.add(self.end(worker, seq, "result"))
+                self.end(worker, seq, "result")
             self.heartbeat(worker.name)
         while self.feed:
             self.route_arrives()
         self.time_passes(0.1)
 
 
-World.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
-TestWorld = World.TestCase
+World.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+TestWorld = pytest.mark.invariant("P1", "P11", "S23", "S24")(World.TestCase)

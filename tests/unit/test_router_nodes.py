@@ -1,10 +1,13 @@
 """What a node's report says about our calls."""
 
+from typing import cast
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mayfly_proto.records import Client, NodeLease
 from mayfly_router.nodes import Node, reconcile
+from mayfly_router.pool import Pool
 
 
 def test_seen_and_not_running_is_finished() -> None:
@@ -57,11 +60,16 @@ def test_a_node_is_asked_again_in_another_life_or_on_another_connection() -> Non
     assert node.seq == 0
 
 
-def test_a_draining_node_takes_nothing_new() -> None:
-    """It has accepted us, and still is not usable."""
-    node = Node("n1")
+def test_a_node_that_drains_serves_on_until_it_is_left() -> None:
+    """It can be used while a version has not left it; who has left it comes back only when it drains no longer."""
+    node, pool = Node("n1"), cast(Pool, object())
     node.renew(lease(1, 1))
     node.set_adopted(True)
     node.renew(lease(1, 1, draining=True))
-    assert node.adopted
-    assert not node.usable
+    assert node.usable
+    assert repr(node) == "<Node n1 epoch 1 draining, seq 0, 0 in flight>"
+    node.left[pool] = 1.0
+    node.renew(lease(1, 1, draining=True))
+    assert pool in node.left
+    node.renew(lease(1, 1))
+    assert not node.left

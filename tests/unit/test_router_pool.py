@@ -6,40 +6,15 @@ import pytest
 
 from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.messages import Refusal
-from mayfly_proto.records import Client, NodeLease, Package, Route, VersionSpec
 from mayfly_router.backlog import Backlog
 from mayfly_router.call import Call
 from mayfly_router.durable.delivery import Delivery
-from mayfly_router.function import Function
 from mayfly_router.nodes import Node
 from mayfly_router.pool import Pool
 from mayfly_router.starts import DOUBT_LIMIT_S, START_LIMIT_S
+from tests.unit.router_parts import call, function_of, node, route, spec
 
 BOOM = CallError(ErrorType.INIT_FAILED, "boom", component="worker")
-
-
-def spec(version: int = 1, **fields: Any) -> VersionSpec:
-    package = Package(sha256="0", size=1, format="py", filename="f.py")
-    return VersionSpec(
-        name="f", version=version, runtime="python", handler="f:f", package=package, created="", **fields
-    )
-
-
-def node(name: str = "n1", epoch: int = 1) -> Node:
-    made = Node(name)
-    made.renew(NodeLease(node=name, epoch=epoch, client=Client(server="s", id=epoch), memory_mb=1, cores=1))
-    made.set_adopted(True)
-    return made
-
-
-def route(*instances: str, epoch: int = 1, concurrency: int = 1) -> Route:
-    return Route(epoch=epoch, instances=list(instances), slots=len(instances) * concurrency)
-
-
-def call(name: str, *, arrived: float = 0.0, deadline: float = 10.0, pinned: int = 0, payload: bytes = b"") -> Call:
-    made = Call(name, "_INBOX.x", None, payload, arrived, pinned)
-    made.deadline = deadline
-    return made
 
 
 @pytest.fixture
@@ -52,20 +27,20 @@ def test_the_last_used_node_is_used_first(pool: Pool) -> None:
     first, second = node("n1"), node("n2")
     pool.route(first, route("a", "b"), 0)
     pool.route(second, route("c", "d"), 0)
-    used = [pool.take() for _ in range(2)]
+    used = [pool.take(0) for _ in range(2)]
     assert used[0] is used[1] is pool.shares["n2"]
-    assert pool.take() is pool.shares["n1"]
+    assert pool.take(0) is pool.shares["n1"]
 
 
 def test_a_freed_slot_goes_to_who_waits_longest(pool: Pool) -> None:
     """First come, first served, and the slot does not become free in between."""
     pool.route(node(), route("a"), 0)
-    share = pool.take()
+    share = pool.take(0)
     assert share is not None
-    assert pool.take() is None
+    assert pool.take(0) is None
     pool.wait(call("1"), 0)
     pool.wait(call("2"), 0)
-    following = pool.release(share)
+    following = pool.release(share, 0)
     assert following is not None
     assert following.invocation == "1"
     assert repr(pool) == "<Pool f@1: 1 queued, 1/1 busy, 1 ready, 0 starting>"
@@ -75,41 +50,41 @@ def test_capacity_that_shrank_is_not_given_away(pool: Pool) -> None:
     """An instance left the Route Cache with a call in it: its end frees nothing."""
     where = node()
     pool.route(where, route("a", "b"), 0)
-    shares = [pool.take(), pool.take()]
+    shares = [pool.take(0), pool.take(0)]
     pool.wait(call("1"), 0)
     pool.route(where, route("a"), 0)
     assert shares[0] is not None
-    assert pool.release(shares[0]) is None
+    assert pool.release(shares[0], 0) is None
     assert len(pool.queue) == 1
-    assert pool.release(shares[0]) is not None
+    assert pool.release(shares[0], 0) is not None
 
 
 def test_only_a_usable_node_of_the_same_epoch_is_capacity(pool: Pool) -> None:
     """A route counts when the node's lease has its epoch, the node has accepted us, and it does not drain."""
     where = node(epoch=2)
     pool.route(where, route("old", epoch=1), 0)
-    assert (pool.take(), pool.held) == (None, 0)
+    assert (pool.take(0), pool.held) == (None, 0)
     pool.route(where, route("new", epoch=2), 0)
     where.set_adopted(False)
     pool.refresh(pool.shares["n1"], 0)
-    assert pool.take() is None
+    assert pool.take(0) is None
     assert pool.held == 1, "it exists, and counts for the limit"
     where.set_adopted(True)
     pool.refresh(pool.shares["n1"], 0)
-    assert pool.take() is not None
+    assert pool.take(0) is not None
 
 
 def test_a_share_that_refused_is_shut_until_the_next_word(pool: Pool) -> None:
     """After `busy` nothing is sent there, else the same call would go to and fro; a new route opens it."""
     where = node()
     pool.route(where, route("a"), 0)
-    share = pool.take()
+    share = pool.take(0)
     assert share is not None
     pool.close(share)
-    pool.vacate(share)
-    assert pool.take() is None
+    pool.vacate(share, 0)
+    assert pool.take(0) is None
     pool.route(where, route("b"), 0)
-    assert pool.take() is not None
+    assert pool.take(0) is not None
 
 
 def test_the_queue_is_bounded_in_calls_and_in_bytes(pool: Pool) -> None:
@@ -171,7 +146,7 @@ def test_a_failed_start_ends_the_wait_only_when_nothing_else_comes(pool: Pool) -
 def test_no_room_ends_the_wait_only_when_nothing_exists() -> None:
     """A refused start is no reason to give up while any instance of the function exists, of whatever version, nor in
     the first second: room comes back as calls of others end."""
-    function = waiting_function(9, spec(1), spec(2))
+    function = function_of(9, spec(1), spec(2))
     old, pool = function.pools[1], function.pools[2]
     where = node()
     old.route(where, route("a"), 0)
@@ -191,44 +166,28 @@ def test_slots_of_concurrent_instances_are_filled_on_one_node(pool: Pool) -> Non
     many = Pool(spec(concurrency=2), Backlog(100))
     where = node()
     many.route(where, route("a", "b", concurrency=2), 0)
-    shares = [many.take() for _ in range(3)]
+    shares = [many.take(0) for _ in range(3)]
     share = shares[0]
     assert share is not None
     assert (share.busy, share.occupied, share.idle, many.held) == (3, 2, 0, 2)
     many.route(where, None, 0)
     assert many.held == 2, "three calls are in at least two instances"
     for _ in range(3):
-        many.release(share)
+        many.release(share, 0)
     assert many.held == 0
     assert many.shares == {}
 
 
-def test_the_minimum_is_held_on_the_fewest_nodes() -> None:
-    """Three of five ready instances are held: two where two are, one more elsewhere."""
-    held = Pool(spec(min_instances=3), Backlog(100))
-    held.route(node("n1"), route("a"), 0)
-    held.route(node("n2"), route("b", "c"), 0)
-    held.route(node("n3"), route("d", "e"), 0)
-    assert held.holds() == {"n2": 2, "n3": 1}
-
-
-def waiting_function(limit: int, *versions: VersionSpec) -> Function:
-    function = Function("f", Backlog(1000))
-    specs = {version.version: version for version in versions or (spec(max_instances=limit),)}
-    function.apply(specs, max(specs), 0)
-    return function
-
-
 def test_all_versions_share_one_limit() -> None:
     """An idle instance of version 1 is stopped when version 2 needs its place, and is used no more."""
-    function = waiting_function(1, spec(1, max_instances=1), spec(2, max_instances=1))
+    function = function_of(1, spec(1, max_instances=1), spec(2, max_instances=1))
     old, new = function.pools[1], function.pools[2]
     old.route(node(), route("a"), 0)
     new.wait(call("1"), 0)
     plan = function.plan(0)
     assert plan.orders == []
     assert [(stop.pool, stop.node, stop.number) for stop in plan.stops] == [(old, "n1", 1)]
-    assert old.take() is None
+    assert old.take(0) is None
     assert function.plan(0).stops == [], "said once"
     old.route(node(), None, 1)
     old.shares.clear()
@@ -237,7 +196,7 @@ def test_all_versions_share_one_limit() -> None:
 
 def test_a_lower_limit_stops_what_is_idle_beyond_it() -> None:
     """Three idle instances and a new limit of one: two of them go."""
-    function = waiting_function(1)
+    function = function_of(1)
     pool = function.pools[1]
     pool.route(node(), route("a", "b", "c"), 0)
     assert [stop.number for stop in function.plan(0).stops] == [2]
@@ -245,7 +204,7 @@ def test_a_lower_limit_stops_what_is_idle_beyond_it() -> None:
 
 def test_a_switch_moves_who_asked_for_no_version() -> None:
     """Waiting calls follow the current version; a pinned one stays, and keeps its version's instances."""
-    function = waiting_function(9, spec(1))
+    function = function_of(9, spec(1))
     first = function.pools[1]
     for name, pinned in (("a", 0), ("pinned", 1), ("b", 0)):
         first.wait(call(name, pinned=pinned), 0)
@@ -259,7 +218,7 @@ def test_a_switch_moves_who_asked_for_no_version() -> None:
 
 def test_the_minimum_is_ordered_without_any_call() -> None:
     """min_instances counts what is ready and what is coming; while starts fail it probes with one."""
-    function = waiting_function(0, spec(min_instances=3))
+    function = function_of(0, spec(min_instances=3))
     pool = function.pools[1]
     pool.route(node(), route("a"), 0)
     assert function.plan(0).orders == [(pool, 2)]
@@ -272,15 +231,15 @@ def test_the_minimum_is_ordered_without_any_call() -> None:
 
 def test_a_function_that_left_takes_no_call() -> None:
     """After it was given away its slots are gone, and a call in flight that ends there changes nothing."""
-    function = waiting_function(9)
+    function = function_of(9)
     pool = function.pools[1]
     pool.route(node(), route("a"), 0)
-    share = pool.take()
+    share = pool.take(0)
     assert share is not None
     pool.wait(call("1"), 0)
     assert [waiting.invocation for waiting in function.leave()] == ["1"]
-    assert pool.release(share) is None
-    assert pool.take() is None
+    assert pool.release(share, 0) is None
+    assert pool.take(0) is None
     assert function.left
 
 
@@ -299,7 +258,7 @@ def short(service_s: float = 0.001, slots: int = 1, **fields: Any) -> tuple[Pool
     pool.route(worker, route(*(f"i{number}" for number in range(slots))), 0)
     pool.served(service_s)
     for _ in range(slots):
-        assert pool.take() is not None
+        assert pool.take(0) is not None
     return pool, worker
 
 
@@ -318,12 +277,12 @@ def test_a_slot_that_frees_is_taken_by_the_call_behind_it() -> None:
     pool, _ = short()
     share = pool.take_ahead(1.0)
     assert share is not None
-    assert pool.release(share) is None
+    assert pool.release(share, 0) is None
     assert (share.busy, share.ahead) == (1, 0)
-    assert pool.take() is None
-    assert pool.release(share) is None
+    assert pool.take(0) is None
+    assert pool.release(share, 0) is None
     assert (share.busy, share.ahead) == (0, 0)
-    assert pool.take() is share
+    assert pool.take(0) is share
 
 
 def test_nothing_more_is_sent_ahead_of_one_who_waits_for_an_answer() -> None:
@@ -333,8 +292,8 @@ def test_nothing_more_is_sent_ahead_of_one_who_waits_for_an_answer() -> None:
     assert share is not None
     pool.wait(durable("later"), 0)
     pool.wait(call("sync"), 0)
-    assert pool.release(share) is None
-    following = pool.release(share)
+    assert pool.release(share, 0) is None
+    following = pool.release(share, 0)
     assert following is not None and following.invocation == "sync"
 
 
@@ -343,8 +302,8 @@ def test_a_refused_call_gives_its_place_back() -> None:
     pool, _ = short()
     share = pool.take_ahead(1.0)
     assert share is not None
-    pool.vacate(share)
-    pool.vacate(share)
+    pool.vacate(share, 0)
+    pool.vacate(share, 0)
     assert (share.busy, share.ahead, pool.busy) == (0, 0, 0)
 
 

@@ -12,16 +12,19 @@ from mayfly_chassis.micro import Request
 from mayfly_chassis.mirror import Mirror
 from mayfly_chassis.service import Chassis
 from mayfly_proto import records, storage, subjects
+from mayfly_router import drains
 from mayfly_router.catalog import Catalog
 from mayfly_router.config import RouterConfig
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.durable.events import Events
 from mayfly_router.fleet import Fleet
 from mayfly_router.handover import Handovers
+from mayfly_router.holds import Holds
 from mayfly_router.membership import Membership
 from mayfly_router.nodes import Node
 from mayfly_router.orders import Orders
 from mayfly_router.state import State
+from mayfly_router.targets import Targets
 
 TICK_S = 0.025  # deadlines and timers are this coarse
 LATE_S = 1.0  # a tick that comes so late says that this process was paused
@@ -50,6 +53,8 @@ class Router:
         soon = asyncio.get_running_loop().call_soon
         self._dispatch = Dispatch(bus, self.state, config.wait_s, soon)
         self._orders = Orders(bus, self.state, self._dispatch, chassis.background, self._outdated)
+        self._holds = Holds(self.state, self._orders.hold)
+        self._targets = Targets(bus, self.state, self._dispatch, self._orders.stop)
         events = self._events = Events(bus, self.state, self._dispatch, chassis.background, soon)
         self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background, events.durable.adopt)
         self._handovers = Handovers(bus, self.state, self._dispatch, events.durable.give_back_call)
@@ -61,6 +66,7 @@ class Router:
             self._fleet,
             self._handovers,
             events,
+            self._targets,
             chassis.background,
         )
         self._membership = Membership(bus, config.name, self._catalog.reassign)
@@ -83,7 +89,7 @@ class Router:
         await bus.subscribe(subjects.LOAD_NODES, self._fleet.on_load)
         await bus.subscribe(subjects.DISCONNECT, self._on_disconnect)
         await self._chassis.micro.endpoint("state", subjects.router_state(name), self._report)
-        for mirror in (self._nodes, self._routes, self._catalog):
+        for mirror in (self._nodes, self._routes, self._targets, self._catalog):
             await mirror.start()
         bus.on_reconnect(self._on_reconnect)
         await self._membership.join()
@@ -101,9 +107,10 @@ class Router:
                     self._catalog.close()
                     await self._catalog.release()
                     await self._drain()
+                    self._holds.release()
                 await self._membership.leave()
                 await self._catalog.release()
-        for mirror in (self._membership, self._catalog, self._routes, self._nodes):
+        for mirror in (self._membership, self._catalog, self._targets, self._routes, self._nodes):
             await mirror.stop()
 
     async def _drain(self) -> None:
@@ -119,14 +126,22 @@ class Router:
             now = self.state.clock()
             blind = now - last > LATE_S or not self._bus.connected
             self._fleet.tick(now, now - last if blind else 0.0)
+            self._targets.tick(now)
+            self._leave_nodes(now)
             self._dispatch.tick(now)
             self._events.tick(now)
             last = now
 
+    def _leave_nodes(self, now: float) -> None:
+        if self._dispatch.may_order:
+            for stopping in drains.leave(self.state.nodes.values(), self.state.functions, now):
+                self._orders.stop(stopping)
+                self._dispatch.touch(stopping.pool.name)
+
     async def _reports(self) -> None:
         while True:
             await asyncio.sleep(REPORT_S)
-            self._orders.hold()
+            self._holds.step(self.state.clock())
             self._events.every_second()
             with suppress(BusError):
                 self._bus.publish(subjects.load_router(self._config.name), records.encode(self.state.load()))
@@ -137,6 +152,7 @@ class Router:
     def _on_reconnect(self) -> None:
         """What was under way may be lost: ask every node again, and tell the others our new connection."""
         self._fleet.adopt_all()
+        self._holds.say_all_again()
         self._events.reconnected()
         self._membership.check()
 

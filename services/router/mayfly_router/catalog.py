@@ -26,6 +26,7 @@ from mayfly_router.function import Change, Function
 from mayfly_router.handover import Handovers
 from mayfly_router.orders import Background, Orders
 from mayfly_router.state import State
+from mayfly_router.targets import Targets
 
 PEERS_S = 3.0  # that the new owners may take until the old one lets go all the same
 PING_S = 0.2
@@ -51,6 +52,7 @@ class Catalog:
         fleet: Fleet,
         handovers: Handovers,
         events: Events,
+        targets: Targets,
         background: Background,
     ) -> None:
         self._bus = bus
@@ -60,6 +62,7 @@ class Catalog:
         self._fleet = fleet
         self._handovers = handovers
         self._events = events
+        self._targets = targets
         self._background = background
         self._functions = Mirror(bus, storage.FUNCTIONS, self._on_function)
         self._versions = Mirror(bus, storage.VERSIONS, self._on_version)
@@ -165,7 +168,7 @@ class Catalog:
         for version, pool in function.pools.items():
             if version not in known:
                 self._fleet.equip(pool)
-        self._dispatch.touch(name)
+        self._targets.equip(function)
         self._work.set()
 
     def _spec(self, function: Function, version: int) -> VersionSpec | None:

@@ -105,7 +105,7 @@ class Dispatch:
 
     def enter(self, function: Function, pool: Pool, call: Call, now: float) -> None:
         """Into a free slot, or else into the queue."""
-        share = pool.take()
+        share = pool.take(now)
         if share is None and call.deliveries and not pool.queue:
             share = pool.take_ahead(now)
         if share is not None:
@@ -158,6 +158,7 @@ class Dispatch:
             if call is not None:
                 share = call.share
                 if share is not None and not call.adopted:
+                    share.pool.durations_s.append(now - call.arrived)
                     if share.ahead:
                         ahead.append(share)
                     else:
@@ -174,7 +175,7 @@ class Dispatch:
         share = call.share
         if share is None:
             return
-        following = share.pool.release(share)
+        following = share.pool.release(share, now)
         if following is not None:
             self._send(share, following, now)
             if share.pool.queue:
@@ -261,7 +262,7 @@ class Dispatch:
                 continue
             share = call.share
             share.pool.close(share)
-            share.pool.vacate(share)
+            share.pool.vacate(share, now)
             if call.adopted:
                 self._again(call)  # its payload is not here
             else:

@@ -69,10 +69,14 @@ class Fleet:
         if node.epoch and lease.epoch != node.epoch:
             self.lose(node, "its worker was started anew")
         node.heard = self._state.clock()
+        drained = node.draining
         if node.renew(lease):
             self.adopt(node)
         else:
             self._refresh(node)
+        if node.draining is not drained:
+            for pool in self._owned_pools():
+                pool.starts.on_draining(name, node.draining)
 
     def on_route(self, key: str, value: bytes | None) -> None:
         name, version, function = storage.parse_route_key(key)
@@ -231,8 +235,8 @@ class Fleet:
         before = call.share.pool if call.share else None
         if pool is not None and pool is not before:
             if call.share is not None:
-                call.share.pool.vacate(call.share)
-            call.share = pool.occupy(node)
+                call.share.pool.vacate(call.share, now)
+            call.share = pool.occupy(node, now)
 
     def _given_a_chance(self, node: Node) -> None:
         self._unasked.discard(node)
@@ -271,7 +275,7 @@ class Fleet:
                 self._dispatch.fail(call, replies.node_lost(node.name, call.invocation))
                 continue
             pool = call.share.pool
-            pool.vacate(call.share)
+            pool.vacate(call.share, now)
             if pool.name not in self._state.functions:
                 continue  # its new owner answers
             if not call.adopted and call.attempt < _attempts(call, pool):
@@ -294,7 +298,7 @@ class Fleet:
         calls = [node.inflight.pop(seq) for seq in lost]
         for call in calls:
             assert call.share is not None
-            call.share.pool.vacate(call.share)
+            call.share.pool.vacate(call.share, now)
         self._dispatch.requeue(calls, now)
         if calls:
             _log.warning("frames.lost", node=node.name, calls=len(calls))
@@ -302,12 +306,14 @@ class Fleet:
     def _route(self, pool: Pool, name: str, route: Route | None) -> None:
         now = self._state.clock()
         pool.route(self._state.node(name), route, now)
+        self._state.restated.add(pool.name)
         self._dispatch.serve(pool, now)
 
     def _refresh(self, node: Node) -> None:
         now = self._state.clock()
         for share in list(node.shares):
             share.pool.refresh(share, now)
+            self._state.restated.add(share.pool.name)
             self._dispatch.serve(share.pool, now)
 
     def _owned_pools(self) -> Iterable[Pool]:

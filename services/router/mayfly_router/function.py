@@ -9,10 +9,11 @@ from typing import NamedTuple
 from mayfly_proto import names
 from mayfly_proto.messages import Refusal
 from mayfly_proto.records import VersionSpec
-from mayfly_router import activation
+from mayfly_router import activation, wishes
 from mayfly_router.backlog import Backlog
 from mayfly_router.call import Call
 from mayfly_router.durable.source import Source, sources
+from mayfly_router.gaps import Gaps
 from mayfly_router.pool import Pool
 
 NO_LIMIT = 1_000_000
@@ -20,7 +21,9 @@ NO_NODES = "no_nodes"  # `Activated.reason` when there is no worker at all
 PATIENCE_S = {  # how long a call waits although nothing of its function exists and none can be started
     Refusal.NO_ROOM: 1.0,  # instances that were told to go, or calls of others, may end at any moment
     NO_NODES: 5.0,  # a worker that is being restarted is back by then
+    Refusal.LABELS: 5.0,
 }
+SHORTAGE = (Refusal.NO_ROOM, NO_NODES, Refusal.LABELS, Refusal.DRAINING)  # reasons that another node would do away with
 
 
 class Stopping(NamedTuple):
@@ -50,6 +53,9 @@ class Function:
         self.left = False  # another router's now
         self.calls = 0
         self.errors = 0  # answered by this router
+        self.gaps = Gaps()
+        self.target = wishes.NO_TARGET
+        self.warm = False  # it is to have an instance: see `prewarm`
         self._backlog = backlog
 
     def pool(self, pinned: int) -> Pool | None:
@@ -62,7 +68,7 @@ class Function:
         gone = [self.pools.pop(version) for version in list(self.pools) if version not in specs]
         for version, spec in specs.items():
             if version not in self.pools:
-                self.pools[version] = Pool(spec, self._backlog)
+                self.pools[version] = Pool(spec, self._backlog, self.gaps)
         self.current = self.pools[current]
         if self.current is not before:
             known = {source.key: source for source in self.sources}
@@ -116,6 +122,7 @@ class Function:
     def not_placed(self, pool: Pool, instances: list[str], reason: str, now: float) -> list[Call]:
         """No node took these. Returns the waiting calls for which there is no hope; a durable one always has some."""
         pool.starts.refused(instances, now)
+        pool.starts.blocked = len(instances) if reason in SHORTAGE else 0
         if not pool.queue.urgent or any(pool.has_prospects for pool in self.pools.values()):
             return []
         waited_s = now - pool.queue.urgent_since
@@ -145,27 +152,48 @@ class Function:
     @property
     def restless(self) -> bool:
         """Something is due by time alone: calls wait, instances are coming, or a minimum is kept."""
-        return any(pool.queue or pool.starts for pool in self.pools.values()) or (
-            self.current is not None and self.current.spec.min_instances > 0
-        )
+        return any(pool.queue or pool.starts for pool in self.pools.values()) or self.minimum > 0
+
+    @property
+    def minimum(self) -> int:
+        """Instances of the current version that are to be ready whatever the calls ask for."""
+        return 0 if self.current is None else wishes.minimum(self.current.spec, self.target, self.warm)
+
+    @property
+    def full(self) -> bool:
+        """The limit leaves no room for another instance."""
+        return self._room() <= 0
 
     def _room(self) -> int:
         assert self.current is not None
         limit = self.current.spec.max_instances
         return limit - sum(pool.held + len(pool.starts) for pool in self.pools.values())
 
+    @property
+    def blocked(self) -> int:
+        """Instances that are wanted and found no place when they were ordered last."""
+        wanting = (pool for pool in self.pools.values() if pool.queue or self._below_minimum(pool) > 0)
+        return sum(pool.starts.blocked for pool in wanting)
+
+    def unwanted(self) -> list[Stopping]:
+        """Idle instances above the minimum."""
+        return [] if self.current is None else self._make_room(self.current.held - self.minimum)
+
     def _below_minimum(self, pool: Pool) -> int:
+        """What is on a node that drains counts for nothing here."""
         if pool is not self.current:
             return 0
-        missing = pool.spec.min_instances - pool.held - len(pool.starts)
+        missing = self.minimum - pool.staying - pool.starts.staying
         return min(missing, 1 - len(pool.starts)) if pool.starts.failures else missing
 
     def _make_room(self, short: int) -> list[Stopping]:
-        """Idle instances of versions for which nobody waits, up to as many as are lacking."""
+        """Idle instances of versions for which nobody waits, as many as are lacking; first where a node drains."""
+        if short <= 0:
+            return []
         stops = []
         for pool in self.pools.values():
-            spare = 0 if pool.queue else pool.held - (pool.spec.min_instances if pool is self.current else 0)
-            for share in list(pool.shares.values()):
+            spare = 0 if pool.queue else pool.held - (self.minimum if pool is self.current else 0)
+            for share in sorted(pool.shares.values(), key=lambda share: not share.node.draining):
                 count = min(short, spare, share.idle)
                 if count > 0:
                     stops.append(Stopping(pool, share.node.name, count))

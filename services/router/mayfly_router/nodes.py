@@ -8,11 +8,13 @@ from mayfly_proto.records import Client, NodeLease
 
 if TYPE_CHECKING:
     from mayfly_router.call import Call
+    from mayfly_router.pool import Pool
     from mayfly_router.share import Share
 
 
 class Node:
-    """Capacity counts only on a `usable` node: its lease holds, it answered our `Adopt`, it does not drain."""
+    """Capacity counts only on a `usable` node: its lease holds, and it answered our `Adopt`. One that drains serves
+    each version until that has `left` it (see `drains`)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,6 +30,7 @@ class Node:
         self.unseen: set[int] = set()  # sent, and not yet seen by the node in its last heartbeat
         self.written_off: set[int] = set()  # answered for the node while it was silent
         self.shares: set[Share] = set()
+        self.left: dict[Pool, float] = {}  # versions that send nothing there any more, for it drains; since when
 
     def renew(self, lease: NodeLease) -> bool:
         """Take the lease over. True when the node has to be asked again: another life, or another connection."""
@@ -37,12 +40,14 @@ class Node:
             self.written_off.clear()
         moved = reborn or lease.client != self.client
         self.epoch, self.client, self.draining = lease.epoch, lease.client, lease.draining
+        if reborn or not lease.draining:
+            self.left.clear()
         self.set_adopted(self.adopted and not moved)
         return moved
 
     def set_adopted(self, adopted: bool) -> None:
         self.adopted = adopted
-        self.usable = adopted and self.epoch > 0 and not self.draining
+        self.usable = adopted and self.epoch > 0
 
     def expire(self) -> None:
         """The lease is gone."""
@@ -50,7 +55,9 @@ class Node:
         self.set_adopted(False)
 
     def __repr__(self) -> str:
-        state = "usable" if self.usable else "draining" if self.draining else "alive" if self.epoch else "gone"
+        state = "alive" if self.epoch else "gone"
+        if self.usable:
+            state = "draining" if self.draining else "usable"
         return f"<Node {self.name} epoch {self.epoch} {state}, seq {self.seq}, {len(self.inflight)} in flight>"
 
 

@@ -15,6 +15,7 @@ from mayfly_proto.messages import Activate, Activated, Failed, Hold, Refusal, St
 from mayfly_router import replies
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.function import Plan, Stopping
+from mayfly_router.holds import Holding
 from mayfly_router.pool import Pool
 from mayfly_router.state import State
 
@@ -22,7 +23,6 @@ Background = Callable[[str, Coroutine[None, None, None]], object]
 
 PLACEMENT_MS = 2000  # that the activator may take
 ANSWER_S = 2.5  # until it is taken for dead
-HOLD_EVERY_S = 60.0  # a worker forgets a hold after five minutes
 NO_ACTIVATOR = "no activator"
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -43,7 +43,6 @@ class Orders:
         self._dispatch = dispatch
         self._background = background
         self._doubted = doubted
-        self._holds: dict[tuple[str, int, str], tuple[int, float]] = {}
 
     def act(self, plan: Plan) -> None:
         """The new instances count as starting before anything is waited for: nobody orders them twice."""
@@ -61,6 +60,10 @@ class Orders:
         _log.info(
             "instances.stop", function=pool.name, version=pool.version, node=stopping.node, number=stopping.number
         )
+
+    def hold(self, node: str, pool: Pool, holding: Holding) -> None:
+        meta = Hold(self._state.router, self._state.members.epoch, pool.name, pool.version, *holding)
+        self._publish(subjects.node_hold(node), codec.pack(meta))
 
     def on_failed(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
         """An accepted start came to nothing."""
@@ -86,27 +89,6 @@ class Orders:
             self._dispatch.fail(call, replies.init_failed(reason, call.invocation), pool)
         self._dispatch.touch(pool.name)
 
-    def hold(self) -> None:
-        """Tell the workers how many instances each is to keep; what changed at once, the rest once a minute."""
-        now = self._state.clock()
-        wanted: dict[tuple[str, int, str], int] = {}
-        for function in self._state.functions.values():
-            if (pool := function.current) is not None:
-                wanted |= {(pool.name, pool.version, node): count for node, count in pool.holds().items()}
-        for key in self._holds.keys() - wanted.keys():
-            self._send_hold(key, 0)
-            del self._holds[key]
-        for key, count in wanted.items():
-            before, sent = self._holds.get(key, (0, float("-inf")))
-            if count != before or now - sent >= HOLD_EVERY_S:
-                self._send_hold(key, count)
-                self._holds[key] = (count, now)
-
-    def _send_hold(self, key: tuple[str, int, str], count: int) -> None:
-        function, version, node = key
-        meta = Hold(self._state.router, self._state.members.epoch, function, version, count)
-        self._publish(subjects.node_hold(node), codec.pack(meta))
-
     async def _activate(self, pool: Pool, instances: list[str]) -> None:
         meta = Activate(
             self._state.router,
@@ -116,6 +98,7 @@ class Orders:
             instances,
             pool.spec.memory_mb,
             PLACEMENT_MS,
+            pool.spec.node_labels,
         )
         try:
             reply = await self._bus.request(subjects.ACTIVATE, codec.pack(meta), timeout_s=ANSWER_S)
@@ -136,6 +119,8 @@ class Orders:
             node = self._state.nodes.get(name)
             if node is not None and not node.epoch:
                 pool.starts.forget_node(name)  # it went while it was being asked
+            elif node is not None:
+                pool.starts.on_draining(name, node.draining)
         rest = [instance for instance in instances if instance not in answer.placed]
         if not rest:
             return

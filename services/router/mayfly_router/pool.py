@@ -11,6 +11,7 @@ Invariants
 * The last used node is used first: the others stay idle and can be reclaimed.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from mayfly_proto.errors import CallError
@@ -18,6 +19,7 @@ from mayfly_proto.records import Route, VersionSpec
 from mayfly_router import activation
 from mayfly_router.backlog import Backlog
 from mayfly_router.call import Call
+from mayfly_router.gaps import Gaps
 from mayfly_router.line import Line
 from mayfly_router.nodes import Node
 from mayfly_router.share import Share
@@ -26,11 +28,14 @@ from mayfly_router.starts import Starts
 CLOCK_STEP_S = 1e-6  # nothing takes no time at all
 AHEAD_S = 0.008  # of work that may lie ready behind each slot
 MOST_AHEAD = 16  # calls of it
+REMEMBERED = 256  # calls whose duration is known
 SMOOTHING = 0.2  # weight of a new sample in the mean service time
 
 
 class Pool:
-    def __init__(self, spec: VersionSpec, backlog: Backlog) -> None:
+    """``gaps`` are the function's, whatever its versions."""
+
+    def __init__(self, spec: VersionSpec, backlog: Backlog, gaps: Gaps | None = None) -> None:
         self.spec = spec
         self.name = spec.name
         self.version = spec.version
@@ -41,6 +46,9 @@ class Pool:
         self.slots = 0  # of them
         self.busy = 0  # on all shares
         self.service_s: float | None = None
+        self.durations_s: deque[float] = deque(maxlen=REMEMBERED)  # of the last calls, from arrival to the end
+        self._concurrency = spec.concurrency
+        self._gaps = gaps or Gaps()
         self._backlog = backlog
         self._free: list[Share] = []  # shares with a free slot, the last used at the end
         self._next_deadline = float("inf")
@@ -48,12 +56,14 @@ class Pool:
 
     # calls
 
-    def take(self) -> Share | None:
+    def take(self, now: float) -> Share | None:
         """A free slot, or None."""
         if not self._free:
             return None
         share = self._free[-1]
         share.busy += 1
+        if not self.busy % self._concurrency:
+            self._gaps.rise(now)
         self.busy += 1
         if share.busy >= share.slots:
             self._free.pop()
@@ -77,7 +87,7 @@ class Pool:
     def _depth(self) -> int:
         return 0 if self.service_s is None else min(MOST_AHEAD, int(AHEAD_S / self.service_s))
 
-    def release(self, share: Share) -> Call | None:
+    def release(self, share: Share, now: float) -> Call | None:
         """A slot is free again. Returns the waiting call that has it now, if any; or, where one that lay ready there
         has it, the one that takes its place."""
         if share.ahead:
@@ -87,23 +97,27 @@ class Pool:
             return self._next() if more else None
         if self.queue and share.open and share.busy <= share.slots:
             return self._next()
-        self.vacate(share)
+        self.vacate(share, now)
         return None
 
-    def vacate(self, share: Share) -> None:
+    def vacate(self, share: Share, now: float) -> None:
         """A slot is free again and nobody is to have it yet: the call itself comes back."""
         if share.ahead:
             share.ahead -= 1
             return
         share.busy -= 1
         self.busy -= 1
+        if not self.busy % self._concurrency:
+            self._gaps.fall(now)
         if not share.free:
             self._list(share)
 
-    def occupy(self, node: Node) -> Share:
+    def occupy(self, node: Node, now: float) -> Share:
         """A call runs there that was sent by another owner, or by this one in a former life."""
         share = self.shares.get(node.name) or self._share(node)
         share.busy += 1
+        if not self.busy % self._concurrency:
+            self._gaps.rise(now)
         self.busy += 1
         self._unlist(share)
         self._list(share)
@@ -117,6 +131,7 @@ class Pool:
             return False
         if not self.queue:
             self._waiting_since = now
+            self._gaps.want(now)
         self.queue.append(call)
         self._next_deadline = min(self._next_deadline, call.deadline)
         return True
@@ -134,7 +149,7 @@ class Pool:
     def match(self, now: float) -> list[tuple[Share, Call]]:
         """Give free slots to waiting calls."""
         pairs = []
-        while self.queue and (share := self.take()) is not None:
+        while self.queue and (share := self.take(now)) is not None:
             pairs.append((share, self._next()))
         while self.queue and not self.queue.urgent and (share := self.take_ahead(now)) is not None:
             pairs.append((share, self._next()))
@@ -208,6 +223,11 @@ class Pool:
         self._unlist(share)
         self._count()
 
+    def leave(self, share: Share, now: float) -> None:
+        """Its node drains, and nothing is sent there any more until it does not."""
+        share.node.left[self] = now
+        self.refresh(share, now)
+
     def refresh(self, share: Share, now: float) -> None:
         """The share, or the state of its node, has changed."""
         if share.valid:
@@ -240,16 +260,10 @@ class Pool:
     def held(self) -> int:
         return sum(share.held for share in self.shares.values())
 
-    def holds(self) -> dict[str, int]:
-        """How many instances each node is to keep so that the minimum stands, on the fewest nodes."""
-        missing = self.spec.min_instances
-        counts = {}
-        for share in sorted(self.shares.values(), key=lambda share: (-len(share.instances), share.node.name)):
-            count = min(missing, len(share.instances) if share.open else 0)
-            if count > 0:
-                counts[share.node.name] = count
-                missing -= count
-        return counts
+    @property
+    def staying(self) -> int:
+        """How many of them are on nodes that do not drain."""
+        return sum(share.held for share in self.shares.values() if not share.node.draining)
 
     # instances that are coming
 
@@ -278,6 +292,7 @@ class Pool:
         share = self.shares.get(node.name)
         if not (share and instance in share.instances):
             self.starts.adopt(instance, node.name, now)
+            self.starts.on_draining(node.name, node.draining)
 
     @property
     def has_prospects(self) -> bool:

@@ -29,7 +29,18 @@ class Share:
 
     @property
     def open(self) -> bool:
-        return self.node.usable and not self.closed and self.epoch == self.node.epoch
+        node = self.node
+        return node.usable and not self.closed and self.epoch == node.epoch and self.pool not in node.left
+
+    @property
+    def ready(self) -> int:
+        """Instances there that take calls."""
+        return len(self.instances) if self.open else 0
+
+    @property
+    def kept(self) -> int:
+        """Instances there that the function may want to keep, although the node may not answer just now."""
+        return len(self.instances) if self.valid and self.pool not in self.node.left else 0
 
     @property
     def occupied(self) -> int:

@@ -14,13 +14,14 @@ SMOOTHING = 0.2  # weight of a new sample in a mean
 
 
 class Start:
-    __slots__ = ("at", "covers", "limit", "node", "placed_at")
+    __slots__ = ("at", "covers", "leaving", "limit", "node", "placed_at")
 
     def __init__(self, at: float, node: str = "") -> None:
         self.at = at
         self.node = node  # "": not placed yet
         self.placed_at = at
         self.covers = True  # False: perhaps nobody took the order; it counts for the limit only
+        self.leaving = False  # its node drains, so it may come to nothing, or will not stay
         self.limit = at + START_LIMIT_S
 
 
@@ -30,6 +31,7 @@ class Starts:
     def __init__(self) -> None:
         self.cold_s = 0.03  # mean time from order to ready
         self.succeeded = 0
+        self.blocked = 0  # instances of the last order that found no place; 0: one has found some since
         self.failures = 0  # in a row
         self.failure: CallError | None = None  # the last of them
         self.refusals = 0  # orders in a row that found no place
@@ -45,7 +47,12 @@ class Starts:
 
     @property
     def covering(self) -> int:
-        return sum(start.covers for start in self._pending.values())
+        return sum(start.covers and not start.leaving for start in self._pending.values())
+
+    @property
+    def staying(self) -> int:
+        """How many may become instances on nodes that do not drain."""
+        return sum(not start.leaving for start in self._pending.values())
 
     @property
     def nodes(self) -> set[str]:
@@ -61,7 +68,7 @@ class Starts:
         self._pending.setdefault(instance, Start(now, node))
 
     def placed(self, instance: str, node: str, now: float) -> None:
-        self.refusals = 0
+        self.refusals = self.blocked = 0
         if start := self._pending.get(instance):
             start.node = node
             start.placed_at = now
@@ -97,6 +104,12 @@ class Starts:
         self.failure = failure
         self.retry_at = now + activation.backoff_s(self.failures, jitter)
         return True
+
+    def on_draining(self, node: str, draining: bool) -> None:
+        """The node drains, or does not any longer."""
+        for start in self._pending.values():
+            if start.node == node:
+                start.leaving = draining
 
     def forget_node(self, node: str) -> None:
         """The node is gone, and what was starting there; or it was told to stop it."""

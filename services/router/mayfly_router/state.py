@@ -8,12 +8,14 @@ import msgspec
 from mayfly_proto.records import FunctionLoad, RouterLoad, RouterMembers
 from mayfly_router.backlog import Backlog
 from mayfly_router.function import Function
+from mayfly_router.loads import function_load
 from mayfly_router.nodes import Node
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     usable: bool
+    draining: bool
     seq: int
     in_flight: int
 
@@ -37,6 +39,7 @@ class State:
         self.functions: dict[str, Function] = {}  # those that this router owns
         self.leaving: dict[str, Function] = {}  # another router's, and still subscribed
         self.nodes: dict[str, Node] = {}
+        self.restated: set[str] = set()  # functions of which nodes may have to keep something else now: see `holds`
         self.backlog = Backlog(backlog_bytes)
 
     def node(self, name: str) -> Node:
@@ -50,7 +53,12 @@ class State:
         return self.functions.get(name) or self.leaving.get(name)
 
     def load(self) -> RouterLoad:
-        functions = {name: _load(function) for name, function in self.functions.items()}
+        now = self.clock()
+        functions = {}
+        for name, function in self.functions.items():
+            idle_gaps, further_gaps = function.gaps.report()
+            load = function_load(function, now)
+            functions[name] = msgspec.structs.replace(load, idle_gaps=idle_gaps, further_gaps=further_gaps)
         busy = {name: load for name, load in functions.items() if load != FunctionLoad()}
         return RouterLoad(router=self.router, epoch=self.members.epoch, functions=busy)
 
@@ -61,26 +69,14 @@ class State:
             members=sorted(self.members.members),
             queued_bytes=self.backlog.bytes,
             nodes={name: _node(node) for name, node in self.nodes.items()},
-            functions={name: _load(function) for name, function in self.functions.items()},
+            functions={name: function_load(function, self.clock()) for name, function in self.functions.items()},
         )
 
     def __repr__(self) -> str:
         return f"<State {self.router} epoch {self.members.epoch}: {self.functions}, {self.nodes}>"
 
 
-def _load(function: Function) -> FunctionLoad:
-    pools = function.pools.values()
-    return FunctionLoad(
-        queued=function.waiting,
-        backlog=function.upstream,
-        in_flight=sum(pool.busy for pool in pools),
-        ready=sum(pool.ready for pool in pools),
-        starting=sum(len(pool.starts) for pool in pools),
-        calls=function.calls,
-        cold=sum(pool.starts.succeeded for pool in pools),
-        errors=function.errors,
-    )
-
-
 def _node(node: Node) -> NodeState:
-    return NodeState(epoch=node.epoch, usable=node.usable, seq=node.seq, in_flight=len(node.inflight))
+    return NodeState(
+        epoch=node.epoch, usable=node.usable, draining=node.draining, seq=node.seq, in_flight=len(node.inflight)
+    )
