@@ -13,7 +13,7 @@ from mayfly_scaler import decisions
 from mayfly_scaler.catalog import Catalog
 from mayfly_scaler.config import ScalerConfig
 from mayfly_scaler.decisions import Decisions
-from mayfly_scaler.functions import Functions
+from mayfly_scaler.functions.functions import Functions
 from mayfly_scaler.leader import Leader
 from mayfly_scaler.reports import Reports
 
@@ -50,7 +50,7 @@ class Scaler:
         self.leader = Leader(bus, config.name, self._lead)
         self._decisions = Decisions(bus, self.leader)
         self._parts: list[Part] = [
-            Functions(chassis, self._reports, self._catalog, self.leader, self._decisions),
+            Functions(chassis, config, self._reports, self._catalog, self.leader, self._decisions),
         ]
 
     async def start(self) -> None:

@@ -1,7 +1,7 @@
 """The functions there are, and what their current versions ask for: KV ``functions`` and ``versions``, mirrored."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.mirror import Mirror
@@ -10,10 +10,10 @@ from mayfly_proto.records import FunctionRecord, VersionSpec
 
 
 class Catalog:
-    """``on_gone`` hears of functions that were deleted."""
+    """``changed``: functions that have come, gone, or got another version; whoever looks takes them out."""
 
     def __init__(self, bus: Bus) -> None:
-        self.on_gone: list[Callable[[str], None]] = []
+        self.changed: set[str] = set()
         self._current: dict[str, int] = {}
         self._specs: dict[tuple[str, int], VersionSpec] = {}  # those that were asked for
         self._functions = Mirror(bus, storage.FUNCTIONS, self._function)
@@ -35,6 +35,9 @@ class Catalog:
     def __len__(self) -> int:
         return len(self._current)
 
+    def current_version(self, function: str) -> int | None:
+        return self._current.get(function)
+
     def current(self, function: str) -> VersionSpec | None:
         """None for a function that does not exist, or whose version has not come in yet."""
         number = self._current.get(function)
@@ -47,13 +50,15 @@ class Catalog:
         return spec
 
     def _function(self, name: str, value: bytes | None) -> None:
-        if value is not None:
+        self.changed.add(name)
+        if value is None:
+            self._current.pop(name, None)
+        else:
             self._current[name] = records.decode(value, FunctionRecord).current
-        elif self._current.pop(name, None) is not None:
-            for callback in self.on_gone:
-                callback(name)
 
     def _version(self, key: str, value: bytes | None) -> None:
+        function, _, number = key.rpartition(".")
         if value is None:
-            function, _, number = key.rpartition(".")
             self._specs.pop((function, int(number)), None)
+        elif self._current.get(function) == int(number):  # the two buckets come in any order
+            self.changed.add(function)
