@@ -87,8 +87,8 @@ class Function:
         )
 
     def _proposals(self, spec: VersionSpec, load: FunctionLoad, figures: Figures, now: float) -> Iterator[Proposal]:
-        floor = minimum.floor(self.busy, spec.concurrency, self.learning.cold_s)
-        yield Proposal(int(self._floor.add(floor, now)), f"{self.busy:.1f} slots busy lately")
+        floor = int(self._floor.add(minimum.floor(self.busy, spec.concurrency, self.learning.cold_s), now))
+        yield Proposal(floor, f"calls of the last {FLOOR_S:g} s kept {floor} busy")
         if figures.provisioned:
             yield Proposal(figures.provisioned, f"{figures.provisioned} provisioned at this time")
         if spec.scale_on:
