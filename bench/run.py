@@ -14,10 +14,17 @@ import cold
 import footprint
 import warm
 from events import run as events
+from replay import run as replay
 from system import System, running
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-PARTS = {"warm": warm.measure, "cold": cold.measure, "footprint": footprint.measure, "events": events.measure}
+PARTS = {
+    "warm": warm.measure,
+    "cold": cold.measure,
+    "footprint": footprint.measure,
+    "events": events.measure,
+    "scale-trace": replay.measure,
+}
 
 
 async def measure(system: System, parts: list[str]) -> dict[str, Any]:

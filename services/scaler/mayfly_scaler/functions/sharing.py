@@ -1,0 +1,114 @@
+"""Says who may have how much, while there is not enough for all.
+
+Only those are named whose share is less than they could use: everybody else may go on ordering, and when that finds no
+place, `Blocked` says so and the shares are worked out again at once. As long as nodes can be added, full means waiting
+for them, a few seconds.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from math import ceil
+
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.errors import BusError
+from mayfly_proto import records, states, subjects
+from mayfly_proto.messages import Blocked, Refusal
+from mayfly_proto.records import Shares
+from mayfly_scaler.catalog import Catalog
+from mayfly_scaler.config import ScalerConfig
+from mayfly_scaler.functions.function import Function
+from mayfly_scaler.functions.shares import Want, shares
+from mayfly_scaler.functions.targets import Targets
+from mayfly_scaler.leader import Leader
+from mayfly_scaler.reports import Reports
+
+FULL = 0.9  # of the memory of all nodes
+AGAIN_S = 0.05
+TURN_S = 5.0  # for which one function comes before another when neither has an instance
+GROWTH_S = 5.0  # that nodes may take to come, before what there is is shared out
+MOMENTARY = {Refusal.SLOTS, Refusal.DRAINING, Refusal.STALE, Refusal.LABELS}  # blocked, and the cluster is not full
+
+
+class Sharing:
+    def __init__(
+        self,
+        bus: Bus,
+        config: ScalerConfig,
+        leader: Leader,
+        reports: Reports,
+        catalog: Catalog,
+        targets: Targets,
+        functions: Mapping[str, Function],
+    ) -> None:
+        self._bus = bus
+        self._config = config
+        self._leader = leader
+        self._reports = reports
+        self._catalog = catalog
+        self._targets = targets
+        self._functions = functions
+        self._full_since: float | None = None
+        self._said_at = float("-inf")
+        self._soon: asyncio.TimerHandle | None = None
+        reports.on_blocked.append(self._blocked)
+
+    def stop(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+
+    @property
+    def demand_mb(self) -> float:
+        """What all functions together could use now."""
+        return sum(want.demand_mb for want in self._wants(self._reports.clock()).values())
+
+    def share(self) -> None:
+        """Once a second, and after `Blocked`."""
+        if not self._leader.leading:
+            return
+        now = self._reports.clock()
+        wants, capacity_mb = self._wants(now), self._capacity_mb()
+        if sum(want.demand_mb for want in wants.values()) <= capacity_mb:
+            self._full_since = None
+            return
+        self._full_since = self._full_since or now
+        if not capacity_mb or (self._can_grow() and now - self._full_since < GROWTH_S):
+            return
+        fair = shares(wants, capacity_mb, int(now / TURN_S))
+        short = {name: count for name, count in fair.items() if count < wants[name].instances}
+        self._said_at = now
+        with suppress(BusError):  # the next are a second away
+            self._bus.publish(subjects.SHARES, records.encode(Shares(epoch=self._leader.epoch, shares=short)))
+
+    def _blocked(self, blocked: Blocked) -> None:
+        if self._soon is None and blocked.reason not in MOMENTARY:
+            wait_s = max(0.0, self._said_at + AGAIN_S - self._reports.clock())
+            self._soon = asyncio.get_running_loop().call_later(wait_s, self._share_again)
+
+    def _share_again(self) -> None:
+        self._soon = None
+        self.share()
+
+    def _wants(self, now: float) -> dict[str, Want]:
+        blocked = {order.function: order for order in self._reports.fresh_blocked() if order.reason not in MOMENTARY}
+        names = self._reports.functions.keys() | blocked.keys()
+        found = ((name, self._want(name, blocked.get(name), now)) for name in names)
+        return {name: want for name, want in found if want is not None and want.instances}
+
+    def _want(self, name: str, blocked: Blocked | None, now: float) -> Want | None:
+        spec, function = self._catalog.current(name), self._functions.get(name)
+        if spec is None:
+            return None
+        slots = function.demand(now) if function else 0.0
+        least = max(ceil(slots / spec.concurrency), spec.min_instances, self._targets[name].minimum)
+        if blocked is not None:
+            load = self._reports.function(name)
+            least = max(least, (load.ready + load.starting if load else 0) + blocked.instances)
+        return Want(min(least, spec.max_instances), spec.memory_mb, spec.reserved, spec.weight)
+
+    def _capacity_mb(self) -> float:
+        taking = (load for load in self._reports.fresh_nodes() if load.state == states.Node.UP.value)
+        return FULL * sum(load.memory_mb for load in taking if not self._reports.leases[load.node].draining)
+
+    def _can_grow(self) -> bool:
+        return self._config.provider != "none" and len(self._reports.leases) < self._config.max_nodes
