@@ -55,17 +55,14 @@ class Bucket:
 
     async def update(self, key: str, value: bytes, revision: int, *, ttl_s: int | None = None) -> int:
         """Replace exactly that revision; returns the new one. Raises `WrongRevision`."""
-        expected = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
-        try:
-            return await self._write(key, value, expected, ttl_s=ttl_s)
-        except JetStreamError as error:
-            if error.code in jetstream.WRONG_LAST_SEQUENCE:
-                raise WrongRevision(f"{self.name}: {key} is not at revision {revision}", error.code) from error
-            raise
+        return await self._replace(key, value, {}, revision, ttl_s)
 
-    async def delete(self, key: str, *, tombstone_ttl_s: int | None = TOMBSTONE_TTL_S) -> None:
-        """``tombstone_ttl_s`` None: for a bucket that may have no TTLs."""
-        await self._write(key, b"", {"KV-Operation": "DEL"}, ttl_s=tombstone_ttl_s)
+    async def delete(
+        self, key: str, *, revision: int | None = None, tombstone_ttl_s: int | None = TOMBSTONE_TTL_S
+    ) -> None:
+        """``revision``: exactly this one, else `WrongRevision`. ``tombstone_ttl_s`` None: for a bucket that may have
+        no TTLs."""
+        await self._replace(key, b"", {"KV-Operation": "DEL"}, revision, tombstone_ttl_s)
 
     async def purge(self, key: str) -> None:
         """Delete, and remove the key's history with it."""
@@ -103,6 +100,18 @@ class Bucket:
         tokens = prefix[: prefix.rfind(".") + 1]
         await jetstream.every(self._bus, self._stream, subjects.kv(self.name, f"{tokens}>"), keep)
         return sorted(found)
+
+    async def _replace(
+        self, key: str, value: bytes, fields: dict[str, str], revision: int | None, ttl_s: int | None
+    ) -> int:
+        if revision is not None:
+            fields = fields | {"Nats-Expected-Last-Subject-Sequence": str(revision)}
+        try:
+            return await self._write(key, value, fields, ttl_s=ttl_s)
+        except JetStreamError as error:
+            if error.code in jetstream.WRONG_LAST_SEQUENCE:
+                raise WrongRevision(f"{self.name}: {key} is not at revision {revision}", error.code) from error
+            raise
 
     async def _write(
         self, key: str, value: bytes, fields: dict[str, str] | None = None, *, ttl_s: int | None = None

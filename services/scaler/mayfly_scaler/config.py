@@ -1,0 +1,39 @@
+"""What a scaler can be told from outside."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from mayfly_chassis.config import ServiceConfig
+from mayfly_proto import names
+
+
+class ScalerConfig(ServiceConfig):
+    """Read from ``MAYFLY_SCALER_<FIELD>``."""
+
+    name: Annotated[str, AfterValidator(names.check_node)] = "s1"
+    provider: Literal["none", "local", "docker", "kubernetes"] = "none"
+    min_nodes: int = Field(1, ge=0, le=1000)
+    max_nodes: int = Field(1, ge=1, le=1000)
+    node_memory_mb: int = Field(2048, ge=64)  # of a node that is added
+    tick_s: float = Field(5.0, gt=0, le=60)  # between two looks at the nodes
+    window_s: float = Field(300.0, gt=0)  # whose peak has to fit when nodes are taken away
+    target: float = Field(0.75, gt=0, le=1)  # use of the nodes that is aimed at
+    out_at: float = Field(0.85, gt=0, le=1)  # use above which nodes are added
+    in_at: float = Field(0.80, gt=0, le=1)  # use that the nodes left must not exceed when some are taken away
+    after_out_s: float = Field(120.0, ge=0)  # since nodes were added, before any are taken away
+    between_in_s: float = Field(10.0, ge=0)
+    boot_s: float = Field(300.0, gt=0)  # after which a node that has not come is given up
+    docker_image: str = "mayfly"
+    docker_network: str = ""
+    docker_socket: str = "/var/run/docker.sock"
+    kubernetes_namespace: str = "mayfly"
+    kubernetes_stateful_set: str = "mayfly-worker"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_nodes > self.max_nodes:
+            raise ValueError(f"min_nodes {self.min_nodes} is above max_nodes {self.max_nodes}")
+        if not self.target <= self.in_at <= self.out_at:
+            raise ValueError(f"target {self.target}, in_at {self.in_at}, out_at {self.out_at}: must not fall")
+        return self

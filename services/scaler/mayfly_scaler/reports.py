@@ -1,0 +1,119 @@
+"""What nodes and routers say of themselves once a second, and how long ago this process heard it.
+
+Ages are counted by this process's own monotonic clock from the moment a report came in: no report carries a time of
+day, so nobody's clock can be wrong. A report that is older than `STALE_S` says nothing; one that is missing in between
+is made up for by the next. The standby listens as well, and so knows as much as the leader on the day it takes over.
+"""
+
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.mirror import Mirror
+from mayfly_proto import codec, records, storage, subjects
+from mayfly_proto.messages import Blocked
+from mayfly_proto.records import FunctionLoad, NodeLease, NodeLoad, RouterLoad
+
+STALE_S = 3.0
+
+L = TypeVar("L")
+
+_decode_node = msgspec.json.Decoder(NodeLoad).decode
+_decode_router = msgspec.json.Decoder(RouterLoad).decode
+_decode_blocked = codec.Unpacker(Blocked)
+
+
+class Heard(NamedTuple, Generic[L]):
+    load: L
+    at: float  # by this process's clock
+
+
+class Owned(NamedTuple):
+    """A function, as its owner reported it last."""
+
+    load: FunctionLoad
+    router: str
+    at: float
+
+
+class Reports:
+    """Callbacks are called as reports come in, synchronously."""
+
+    def __init__(self, bus: Bus, clock: Callable[[], float] = monotonic) -> None:
+        self.clock = clock
+        self.leases: dict[str, NodeLease] = {}
+        self.nodes: dict[str, Heard[NodeLoad]] = {}
+        self.routers: dict[str, Heard[RouterLoad]] = {}
+        self.functions: dict[str, Owned] = {}  # those with anything to say
+        self.blocked: dict[tuple[str, int], Heard[Blocked]] = {}  # function, version → orders without a place
+        self.on_router: list[Callable[[RouterLoad], None]] = []
+        self.on_blocked: list[Callable[[Blocked], None]] = []
+        self._bus = bus
+        self._leases = Mirror(bus, storage.NODES, self._lease)
+
+    async def start(self) -> None:
+        await self._leases.start()
+        await self._bus.subscribe(subjects.LOAD_NODES, self._node)
+        await self._bus.subscribe(subjects.LOAD_ROUTERS, self._router)
+        await self._bus.subscribe(subjects.BLOCKED, self._no_place)
+
+    async def stop(self) -> None:
+        await self._leases.stop()
+
+    def fresh_nodes(self) -> Iterator[NodeLoad]:
+        """Last reports of the nodes that have a lease, without stale ones."""
+        oldest = self.clock() - STALE_S
+        for name, lease in self.leases.items():
+            heard = self.nodes.get(name)
+            if heard is not None and heard.at >= oldest and heard.load.epoch == lease.epoch:
+                yield heard.load
+
+    @property
+    def stale_share(self) -> float:
+        """Of the nodes that have a lease, those whose reports are stale or missing."""
+        return 1 - sum(1 for _ in self.fresh_nodes()) / len(self.leases) if self.leases else 0.0
+
+    def function(self, name: str) -> FunctionLoad | None:
+        """What its owner says of a function; None when that is stale, `FunctionLoad()` when it has nothing to say."""
+        oldest = self.clock() - STALE_S
+        owned = self.functions.get(name)
+        if owned is not None:
+            return owned.load if owned.at >= oldest else None
+        return FunctionLoad() if any(heard.at >= oldest for heard in self.routers.values()) else None
+
+    def fresh_blocked(self) -> Iterator[Blocked]:
+        oldest = self.clock() - STALE_S
+        self.blocked = {key: heard for key, heard in self.blocked.items() if heard.at >= oldest}
+        return (heard.load for heard in self.blocked.values())
+
+    def _lease(self, name: str, value: bytes | None) -> None:
+        if value is None:
+            self.leases.pop(name, None)
+            self.nodes.pop(name, None)
+        else:
+            self.leases[name] = records.decode(value, NodeLease)
+
+    def _node(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
+        load = _decode_node(payload)
+        self.nodes[load.node] = Heard(load, self.clock())
+
+    def _router(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
+        load, now = _decode_router(payload), self.clock()
+        before = self.routers.get(load.router)
+        self.routers[load.router] = Heard(load, now)
+        for name in before.load.functions.keys() - load.functions.keys() if before else ():
+            if (owned := self.functions.get(name)) and owned.router == load.router:
+                del self.functions[name]
+        for name, function in load.functions.items():
+            self.functions[name] = Owned(function, load.router, now)
+        for callback in self.on_router:
+            callback(load)
+
+    def _no_place(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
+        blocked, _ = _decode_blocked(payload)
+        self.blocked[blocked.function, blocked.version] = Heard(blocked, self.clock())
+        for callback in self.on_blocked:
+            callback(blocked)
