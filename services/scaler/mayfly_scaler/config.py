@@ -1,5 +1,6 @@
 """What a scaler can be told from outside."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -24,9 +25,13 @@ class ScalerConfig(ServiceConfig):
     after_out_s: float = Field(120.0, ge=0)  # since nodes were added, before any are taken away
     between_in_s: float = Field(10.0, ge=0)
     boot_s: float = Field(300.0, gt=0)  # after which a node that has not come is given up
+    docker_socket: str = "/var/run/docker.sock"
+    docker_project: str = Field("mayfly", pattern=r"^[a-z0-9][a-z0-9_-]*$")  # label of its containers, and prefix
     docker_image: str = "mayfly"
     docker_network: str = ""
-    docker_socket: str = "/var/run/docker.sock"
+    docker_user: str = "root"  # a worker gives each function a user of its own
+    docker_mounts: tuple[str, ...] = ()  # as docker run -v has them: secrets:/run/secrets:ro
+    docker_environment_file: Path | None = None  # as docker run --env-file has it
     kubernetes_namespace: str = "mayfly"
     kubernetes_stateful_set: str = "mayfly-worker"
 
@@ -34,6 +39,6 @@ class ScalerConfig(ServiceConfig):
     def _consistent(self) -> Self:
         if self.min_nodes > self.max_nodes:
             raise ValueError(f"min_nodes {self.min_nodes} is above max_nodes {self.max_nodes}")
-        if not self.target <= self.in_at <= self.out_at:
-            raise ValueError(f"target {self.target}, in_at {self.in_at}, out_at {self.out_at}: must not fall")
+        if max(self.target, self.in_at) > self.out_at:
+            raise ValueError(f"target {self.target} and in_at {self.in_at} must not be above out_at {self.out_at}")
         return self
