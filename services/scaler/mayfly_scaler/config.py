@@ -29,9 +29,7 @@ class ScalerConfig(ServiceConfig):
     docker_project: str = Field("mayfly", pattern=r"^[a-z0-9][a-z0-9_-]*$")  # label of its containers, and prefix
     docker_image: str = "mayfly"
     docker_network: str = ""
-    docker_user: str = "root"  # a worker gives each function a user of its own
-    docker_mounts: tuple[str, ...] = ()  # as docker run -v has them: secrets:/run/secrets:ro
-    docker_environment_file: Path | None = None  # as docker run --env-file has it
+    docker_container: Path | None = None  # what else a worker's container has: JSON, as the engine's API creates it
     kubernetes_namespace: str = "mayfly"
     kubernetes_stateful_set: str = "mayfly-worker"
 

@@ -1,10 +1,16 @@
-"""Containers of one Docker engine, each a worker. They are known by their labels, and go on when the scaler ends."""
+"""Containers of one Docker engine, each a worker. They are known by their labels, and go on when the scaler ends.
 
-from collections.abc import Iterator, Mapping
+What a worker's container needs besides its name and its memory (secrets, capabilities, volumes) is for the operator to
+say: in a file in the engine's own format, as its API takes it to create a container.
+"""
+
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 from aiodocker import Docker, DockerError
 
 from mayfly_scaler.config import ScalerConfig
@@ -30,7 +36,7 @@ class DockerNodes:
 
     def __init__(self, config: ScalerConfig) -> None:
         self._config = config
-        self._environment = _environment(config)
+        self._template = _template(config.docker_container)
         self._engine = Docker(url=f"unix://{config.docker_socket}", timeout=_TIMEOUT)
 
     async def list(self) -> frozenset[str]:
@@ -67,38 +73,37 @@ class DockerNodes:
         return f"{self._config.docker_project}-{node}"
 
     def _container(self, node: str) -> dict[str, Any]:
-        config = self._config
+        config, template = self._config, self._template
         memory = (config.node_memory_mb + OVERHEAD_MB) * _BYTES_PER_MB
         own = {"MAYFLY_WORKER_NODE": node, "MAYFLY_WORKER_MEMORY_MB": str(config.node_memory_mb)}
+        host = {
+            "Memory": memory,
+            "MemorySwap": memory,  # no swap
+            "RestartPolicy": {"Name": "on-failure"},
+            **({"NetworkMode": config.docker_network} if config.docker_network else {}),
+        }
         return {
-            "Image": config.docker_image,
             "Cmd": ["python", "-m", "mayfly_worker"],
-            "User": config.docker_user,
-            "Env": [f"{name}={value}" for name, value in {**self._environment, **own}.items()],
-            "Labels": {PROJECT_LABEL: config.docker_project, NODE_LABEL: node},
             "StopTimeout": STOP_S,
-            "HostConfig": {
-                "Memory": memory,
-                "MemorySwap": memory,  # no swap
-                "Binds": list(config.docker_mounts),
-                "NetworkMode": config.docker_network or "default",
-                "RestartPolicy": {"Name": "on-failure"},
-            },
+            **template,
+            "Image": config.docker_image,
+            "Env": [f"MAYFLY_NATS_URL={config.nats_url}", *template.get("Env", ()), *_assignments(own)],
+            "Labels": {**template.get("Labels", {}), PROJECT_LABEL: config.docker_project, NODE_LABEL: node},
+            "HostConfig": {**template.get("HostConfig", {}), **host},
         }
 
 
-def _environment(config: ScalerConfig) -> Mapping[str, str]:
-    """What a worker is told: where NATS is, and what the file says, as ``docker run --env-file`` would read it."""
-    environment = {"MAYFLY_NATS_URL": config.nats_url}
-    if config.docker_environment_file is None:
-        return environment
+def _assignments(settings: dict[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in settings.items()]
+
+
+def _template(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
     try:
-        lines = config.docker_environment_file.read_text().splitlines()
-    except OSError as error:
-        file = config.docker_environment_file
-        raise ProviderError(f"MAYFLY_SCALER_DOCKER_ENVIRONMENT_FILE={file}: {error.strerror}") from error
-    settings = (line.partition("=") for line in lines if line.strip() and not line.startswith("#"))
-    return environment | {name.strip(): value for name, _, value in settings}
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ProviderError(f"MAYFLY_SCALER_DOCKER_CONTAINER={file}: {error}") from error
 
 
 @contextmanager

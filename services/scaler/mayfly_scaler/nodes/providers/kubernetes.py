@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import httpx2
 import msgspec
 from lightkube import AsyncClient
-from lightkube.core.exceptions import ApiError, ConfigError
+from lightkube.core.exceptions import ConfigError
 from lightkube.resources.apps_v1 import StatefulSet
 from lightkube.types import PatchType
 
@@ -82,7 +82,7 @@ class KubernetesNodes:
         wanted = {"metadata": {"resourceVersion": revision}, "spec": {"replicas": replicas}}
         try:
             await self._client.patch(StatefulSet.Scale, self._name, wanted, patch_type=PatchType.MERGE)
-        except ApiError as error:
+        except httpx2.HTTPStatusError as error:
             if error.response.status_code == _CONFLICT:
                 return False
             raise
@@ -94,4 +94,5 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (httpx2.HTTPError, msgspec.MsgspecError) as error:
-        raise ProviderError(f"Kubernetes: {error or type(error).__name__}") from error
+        words = str(error).partition("\n")[0]
+        raise ProviderError(f"Kubernetes: {words or type(error).__name__}") from error
