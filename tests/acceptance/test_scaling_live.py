@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,6 +23,8 @@ PACE = {
     "MAYFLY_SCALER_BETWEEN_IN_S": "1",
     "MAYFLY_SCALER_TICK_S": "0.5",
 }
+Work = Callable[[asyncio.Event], Awaitable[None]]
+
 NAP = "import time\n\ndef handler(event, context):\n    time.sleep(event)\n    return 'done'\n"
 
 
@@ -39,14 +41,14 @@ class Load:
         self._platform = platform
         self._client = client
 
-    async def call(self) -> None:
-        while True:
+    async def call(self, over: asyncio.Event) -> None:
+        while not over.is_set():
             self.codes[(await outside.call(self._client, "nap", b"0.2")).code] += 1
 
-    async def watch(self) -> None:
-        while True:
+    async def watch(self, over: asyncio.Event) -> None:
+        while not over.is_set():
             nodes = await asyncio.to_thread(names, self._platform)
-            if not self.seen or self.seen[-1] != nodes:
+            if self.seen[-1:] != [nodes]:
                 self.seen.append(nodes)
             await asyncio.sleep(0.1)
 
@@ -55,14 +57,15 @@ class Load:
 
 
 @asynccontextmanager
-async def background(*works: object) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(work) for work in works]  # type: ignore[arg-type]
+async def background(*works: Work) -> AsyncIterator[None]:
+    """They go on until the block is left, and then end what they do."""
+    over = asyncio.Event()
+    tasks = [asyncio.ensure_future(work(over)) for work in works]
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        over.set()
+        await asyncio.gather(*tasks)
 
 
 @pytest.mark.timeout(120)
@@ -76,10 +79,10 @@ async def test_load_comes_and_goes(tmp_path: Path) -> None:
         outside.deploy(platform, "nap", NAP, memory=CALL_MB, keep_alive=1)
         async with outside.client(platform.nats) as client:
             load = Load(platform, client)
-            async with background(load.watch()):
-                async with background(*(load.call() for _ in range(CALLERS))):
+            async with background(load.watch):
+                async with background(*[load.call] * CALLERS):
                     await load.until_seen(["n1", "n2", "n3"], 20)
-                async with background(load.call()):
+                async with background(load.call):
                     await load.until_seen(["n1"], 30)
                 quiet = time.monotonic()
                 await outside.until(lambda: not outside.instances(platform), timeout=10, every=0.1)
