@@ -28,6 +28,12 @@ def test_missing_client_says_what_to_install(monkeypatch: pytest.MonkeyPatch, pr
         choice.choose(ScalerConfig(provider=provider), BUS)  # type: ignore[arg-type]
 
 
+def test_a_process_is_waited_for_less_than_a_machine() -> None:
+    """Unless somebody says how long."""
+    assert [ScalerConfig(provider=p).boot_s for p in ("local", "docker", "kubernetes")] == [15, 60, 300]
+    assert ScalerConfig(provider="local", boot_s=3).boot_s == 3
+
+
 @pytest.mark.parametrize(
     ("variables", "complaint"),
     [

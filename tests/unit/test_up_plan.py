@@ -78,7 +78,6 @@ def test_scaler_adds_only_where_it_may(directory: DataDirectory) -> None:
         "NODE_MEMORY_MB": "512",
         "WINDOW_S": "3",
         "AFTER_OUT_S": "20",
-        "BOOT_S": "15",
         "TICK_S": "1",
     }
     assert "MAYFLY_ROUTER_NAME" not in settings
