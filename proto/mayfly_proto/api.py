@@ -27,6 +27,13 @@ The scaler answers for nodes (queue group `scaler`):
 |---|---|---|
 | node.drain, node.undrain | `NodeRequest` | `NodeReply`; 404 `not_found` for a node that has no lease |
 
+`mayfly up` answers on ``mayfly.local.nodes.<verb>`` for the workers of its machine:
+
+| verb | request | reply |
+|---|---|---|
+| list | nothing | `LocalNodes` |
+| add, remove | `NodeRequest` | `LocalNodes`, before the process is ready or over; 409 `conflict` when it is leaving |
+
 Settings are the user's own words, as in ``mayfly.toml``: handler, runtime, memory, timeout, concurrency, min_instances,
 max_instances, keep_alive, pre_warm, reserved, weight, provisioned, scale_on, node_labels, rate_limit,
 caller_rate_limit, max_queue, activation, idempotent, isolation, payload, env, connect, triggers, retries,
@@ -69,6 +76,9 @@ SCHEDULE = "schedule"  # resource
 NODE = "node"  # resource
 DRAIN = "drain"
 UNDRAIN = "undrain"
+
+ADD = "add"  # of ``mayfly.local.nodes``, with `LIST` and `REMOVE`
+REMOVE = "remove"
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -235,6 +245,12 @@ class NodeReply(_Reply, frozen=True):
     node: str
     state: str  # states.Node value
     draining: bool
+
+
+class LocalNodes(_Reply, frozen=True):
+    """The workers that `mayfly up` has, those on their way in or out among them."""
+
+    nodes: list[str]
 
 
 class DeadLettersRequest(_Request, frozen=True):

@@ -14,7 +14,7 @@ class PlatformNotFound(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    name: str  # as the service's folder: nats, registry, router, activator, worker, gateway
+    name: str  # as the service's folder: nats, registry, router, activator, worker, gateway, scaler
     pid: int
 
 

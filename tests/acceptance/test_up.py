@@ -17,7 +17,7 @@ from mayfly_chassis.errors import Unauthorized
 from tests.acceptance import outside
 from tests.acceptance.conftest import MAYFLY, Platform, running, start, stop
 
-SERVICES = {"nats", "registry", "router", "activator", "worker", "gateway"}
+SERVICES = {"nats", "registry", "router", "activator", "worker", "gateway", "scaler"}
 SLOW_CONSUMERS = 500
 HELLO = "def handler(event, context):\n    return 'hello ' + event['name']\n"
 

@@ -1,5 +1,7 @@
 """A stop that takes long: what has a limit is killed at it, nats-server is waited for. Real servers, really slow."""
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from nats.js.api import ConsumerConfig
 
 from mayfly.launcher import supervisor
-from mayfly.launcher.run import NatsRun
+from mayfly.launcher.run import NatsRun, ServiceRun
 from mayfly.launcher.supervisor import Service, Supervisor
 from mayfly_broker.roles import OPERATOR
 from mayfly_broker.server import EmbeddedServer
@@ -77,6 +79,39 @@ async def test_a_slow_stop_can_be_cut_short(
     await nats_service.stop(lambda _line: keeper.kill())
     await eventually(lambda: not slow.running)
     assert "Server Exiting" not in last_words(slow)
+
+
+HURRIED_BY_A_SECOND_SIGNAL = """
+import signal, sys, time
+asked = []
+
+def stop(*_):
+    if asked:
+        sys.exit(3)
+    asked.append(1)
+    print("stopping", flush=True)
+
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+while not asked:
+    time.sleep(0.01)
+time.sleep(0.3)
+"""
+
+
+async def test_who_stops_already_is_not_asked_again(tmp_path: Path, eventually: Eventually) -> None:
+    """A worker that is taken away finishes its calls, also when the whole platform is told to stop meanwhile: a second
+    SIGTERM would end it at once."""
+    (tmp_path / "slow_to_stop.py").write_text(HURRIED_BY_A_SECOND_SIGNAL)
+    log, environment = tmp_path / "log", {**os.environ, "PYTHONPATH": str(tmp_path)}
+    worker = Service("worker", "worker-n2", log, lambda: ServiceRun("slow_to_stop", environment, log, None))
+    worker.run = worker.start()
+    await eventually(lambda: log.read_text() == "ready\n")
+    first = asyncio.create_task(worker.stop(lambda _line: None))
+    await eventually(lambda: log.read_text() == "ready\nstopping\n")
+    await worker.stop(lambda _line: None)
+    await first
+    assert worker.run.ended.result() == "exit code 0"
 
 
 async def test_embedded_server_waits_for_its_own_end(slow: EmbeddedServer, tmp_path: Path) -> None:

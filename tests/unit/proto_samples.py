@@ -382,6 +382,7 @@ API: list[msgspec.Struct] = [
     ),
     api.NodeRequest(node="n1", why="new disk"),
     api.NodeReply(node="n1", state="draining", draining=True),
+    api.LocalNodes(nodes=["n1", "n2"]),
     api.SchedulesRequest(function="billing.charge", count=1),
     api.Schedule(
         function="billing.charge",

@@ -28,16 +28,21 @@ def directory(tmp_path: Path) -> DataDirectory:
     return directory
 
 
-def specs(directory: DataDirectory, **changes: object) -> list[plan.Spec]:
+def planned(directory: DataDirectory, environ: dict[str, str] | None = None, **changes: object) -> plan.Plan:
     given = options(directory.path, **changes)
-    return plan.services(given, directory, nats_url="nats://127.0.0.1:1", machine_memory_mb=10_000)
+    return plan.plan(given, directory, nats_url="nats://127.0.0.1:1", machine_memory_mb=10_000, environ=environ or {})
+
+
+def specs(directory: DataDirectory, **changes: object) -> list[plan.Spec]:
+    made = planned(directory, **changes)
+    return [*made.services(), made.scaler()]
 
 
 def test_every_service_starts_and_stops(directory: DataDirectory) -> None:
     """A service that is in no stage of the stop order would outlive the platform."""
     started = {spec.service for spec in specs(directory)}
     assert started | {plan.NATS} == {name for stage in plan.STOP_ORDER for name in stage}
-    assert started == {"gateway", "registry", "router", "activator", "worker"}
+    assert started == {"gateway", "registry", "router", "activator", "worker", "scaler"}
 
 
 def test_nodes_share_the_memory_and_nothing_else(directory: DataDirectory) -> None:
@@ -46,6 +51,36 @@ def test_nodes_share_the_memory_and_nothing_else(directory: DataDirectory) -> No
     assert [spec.settings["MAYFLY_WORKER_NODE"] for spec in workers] == ["n1", "n2"]
     assert {spec.settings["MAYFLY_WORKER_MEMORY_MB"] for spec in workers} == {"4000"}
     assert len({spec.name for spec in workers}) == 2
+
+
+def test_node_that_is_added_later_is_like_the_first(directory: DataDirectory) -> None:
+    """With room for four, each has a quarter of the memory from the beginning, and its own name, folder and log."""
+    made = planned(directory, nodes=1, max_nodes=4)
+    (first,) = [spec for spec in made.services() if spec.node]
+    later = made.worker("n4")
+    assert (first.node, first.name, later.node, later.name) == ("n1", "worker-n1", "n4", "worker-n4")
+    assert first.settings["MAYFLY_WORKER_MEMORY_MB"] == later.settings["MAYFLY_WORKER_MEMORY_MB"] == "2000"
+    different = {name for name in later.settings if later.settings[name] != first.settings[name]}
+    assert different == {"MAYFLY_WORKER_NODE", "MAYFLY_WORKER_DIRECTORY"}
+
+
+def test_scaler_adds_only_where_it_may(directory: DataDirectory) -> None:
+    """`--max-nodes` above `--nodes`; its other settings are those of one machine, unless the user says otherwise."""
+    fixed = planned(directory, nodes=2).scaler().settings
+    assert (fixed["MAYFLY_SCALER_PROVIDER"], fixed["MAYFLY_SCALER_MAX_NODES"]) == ("none", "2")
+    own = {"MAYFLY_SCALER_WINDOW_S": "3", "MAYFLY_ROUTER_NAME": "r9"}
+    settings = planned(directory, own, nodes=1, max_nodes=3, node_memory_mb=512).scaler().settings
+    scaling = {name.removeprefix("MAYFLY_SCALER_"): value for name, value in settings.items() if "SCALER_" in name}
+    assert scaling == {
+        "PROVIDER": "local",
+        "MIN_NODES": "1",
+        "MAX_NODES": "3",
+        "NODE_MEMORY_MB": "512",
+        "WINDOW_S": "3",
+        "AFTER_OUT_S": "20",
+        "TICK_S": "1",
+    }
+    assert "MAYFLY_ROUTER_NAME" not in settings
 
 
 def test_registry_does_not_know_what_is_granted(directory: DataDirectory) -> None:

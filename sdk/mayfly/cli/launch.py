@@ -28,6 +28,9 @@ class _Terminal:
 @click.option("--nats-port", type=click.IntRange(0, 65535), default=4222, show_default=True, help="0: any free one.")
 @click.option("--nodes", type=click.IntRange(1, 64), default=1, show_default=True, help="Workers to start.")
 @click.option(
+    "--max-nodes", type=click.IntRange(1, 64), metavar="N", help="Up to which more are started [default: as --nodes]."
+)
+@click.option(
     "--node-memory", type=click.IntRange(min=32), metavar="MB", help="Of each [default: 80 % of all, shared]."
 )
 @click.option("--secure", is_flag=True, help="Refuse NATS connections without credentials.")
@@ -44,6 +47,7 @@ def up(
     port: int,
     nats_port: int,
     nodes: int,
+    max_nodes: int | None,
     node_memory: int | None,
     secure: bool,
     access: Path | None,
@@ -54,13 +58,18 @@ def up(
     from mayfly.launcher.up import up as live
     from mayfly_broker.access import InvalidAccess
     from mayfly_broker.bootstrap import BootstrapError
+    from mayfly_chassis import logs
 
+    logs.configure("up", "error")  # what becomes of its own connection is of no interest: it comes back
+    if max_nodes is not None and max_nodes < nodes:
+        raise click.BadParameter(f"{max_nodes} is fewer than --nodes {nodes}", param_hint="--max-nodes")
     options = plan.Options(
         data=Path(data),
         host=host,
         port=port,
         nats_port=nats_port,
         nodes=nodes,
+        max_nodes=max_nodes or nodes,
         node_memory_mb=node_memory,
         secure=secure,
         verbose=verbose,

@@ -34,17 +34,19 @@ class Service:
     log: Path
     start: Callable[[], Run]
     stop_s: float | None = STOP_S  # that it may take to end in good order; None: as long as it needs
+    vital: bool = True  # without it there is no platform
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # for the first time
     run: Run | None = None
+    stopping: bool = False  # it was asked to; a second time would hurry it
 
     async def keep(self, on_change: Callable[[], None], say: Callable[[str], None]) -> None:
-        """Until cancelled. Raises `StartFailed` when its first run ends before it is ready."""
+        """Until cancelled. Raises `StartFailed` when the first run of a vital one ends before it is ready."""
         loop = asyncio.get_running_loop()
         deaths = 0
         while True:
             started = loop.time()
             how = await self._once(on_change)
-            if not self.ready.is_set():
+            if self.vital and not self.ready.is_set():
                 raise StartFailed(f"{self.label} did not start ({how}). The end of {self.log}:\n{tail(self.log)}")
             deaths = 1 if loop.time() - started > GOOD_RUN_S else deaths + 1
             say(f"{self.label} died ({how}), starting it again")
@@ -63,9 +65,11 @@ class Service:
 
     async def stop(self, say: Callable[[str], None]) -> None:
         """In good order if it can, else, where it has a limit, by force."""
+        asked, self.stopping = self.stopping, True
         if self.run is None:
             return
-        self.run.terminate()
+        if not asked:
+            self.run.terminate()
         if await _ended(self.run, SLOW_STOP_S):
             return
         limit = "for as long as it takes" if self.stop_s is None else f"for {self.stop_s:g} s at most"
@@ -87,12 +91,21 @@ async def _ended(run: Run, within_s: float | None) -> bool:
 class Supervisor:
     def __init__(self, on_change: Callable[[], None], say: Callable[[str], None]) -> None:
         self.services: list[Service] = []
+        self._keeping: dict[Service, asyncio.Task[None]] = {}
         self._on_change = on_change
         self._say = say
 
-    def add(self, service: Service, tasks: asyncio.TaskGroup) -> asyncio.Task[None]:
+    def add(self, service: Service, tasks: asyncio.TaskGroup) -> None:
         self.services.append(service)
-        return tasks.create_task(service.keep(self._on_change, self._say), name=f"keep {service.label}")
+        keep = service.keep(self._on_change, self._say)
+        self._keeping[service] = tasks.create_task(keep, name=f"keep {service.label}")
+
+    async def remove(self, service: Service) -> None:
+        """Stop it in good order, and keep it no longer."""
+        self._keeping.pop(service).cancel()
+        await service.stop(lambda _: None)  # nobody waits for it
+        self.services.remove(service)
+        self._on_change()
 
     def processes(self) -> tuple[Process, ...]:
         """Those that run now."""

@@ -1,21 +1,23 @@
 """The life of `mayfly up` on one page.
 
-lock the data directory → nats-server → streams and buckets → all services at once → ready → wait for a signal
-→ stop in order: gateway, router, workers, activator and registry, nats-server
+lock the data directory → nats-server → streams and buckets → all services at once → ready, scaler → wait for a signal
+→ stop in order: gateway and scaler, router, workers, activator and registry, nats-server
 """
 
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from mayfly import platform_file
 from mayfly.launcher import nats_context, plan, ports, readiness
 from mayfly.launcher.directory import TOKEN, DataDirectory
+from mayfly.launcher.nodes import LocalNodes
 from mayfly.launcher.run import NatsRun, Run, ServiceRun
 from mayfly.launcher.supervisor import Service, Supervisor
 from mayfly.platform_file import Platform
@@ -25,6 +27,7 @@ from mayfly_broker.roles import OPERATOR, ROLES
 from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.kv import Bucket
+from mayfly_chassis.micro import Micro
 from mayfly_proto import records, storage
 
 T = TypeVar("T")
@@ -70,6 +73,7 @@ class _Life:
         self._terminal = terminal
         self._stopping = False
         self._supervisor = Supervisor(self._publish, terminal.complain)
+        self._bus: Bus | None = None
         self._announced = (directory.path / platform_file.NAME).exists()  # it has been ready at least once
         self._server = EmbeddedServer(
             directory.nats,
@@ -97,6 +101,8 @@ class _Life:
                 raise group.exceptions[0] from None
             finally:
                 self._stopping = True
+                if self._bus is not None:
+                    await self._bus.close()
                 await self._supervisor.stop(plan.STOP_ORDER)
                 self._publish()
 
@@ -107,15 +113,35 @@ class _Life:
         nats = Service(plan.NATS, plan.NATS, self._server.log_file, lambda: NatsRun(self._server), stop_s=None)
         self._supervisor.add(nats, tasks)
         await nats.ready.wait()
-        await self._as_operator(bootstrap, tasks)
-        memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
-        for spec in plan.services(
-            self._options, self._directory, nats_url=self._server.url, machine_memory_mb=memory_mb
-        ):
-            self._supervisor.add(self._service(spec, notify), tasks)
+        bus = await self._unswallowed(self._connect(), tasks)
+        await self._unswallowed(bootstrap(bus), tasks)
+        planned = self._plan()
+        await self._start_services(planned, bus, tasks, notify)
         await self._supervisor.wait_ready(START_TIMEOUT_S)
-        isolation = await self._as_operator(_isolation, tasks)
+        self._supervisor.add(self._service(planned.scaler(), notify), tasks)
+        isolation = await self._unswallowed(_isolation(bus), tasks)
         self._greet(isolation, asyncio.get_running_loop().time() - started)
+
+    def _plan(self) -> plan.Plan:
+        return plan.plan(
+            self._options,
+            self._directory,
+            nats_url=self._server.url,
+            machine_memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+            environ=os.environ,
+        )
+
+    async def _start_services(self, planned: plan.Plan, bus: Bus, tasks: asyncio.TaskGroup, notify: str) -> None:
+        def make(node: str) -> Service:
+            return self._service(planned.worker(node), notify)
+
+        nodes = LocalNodes(self._supervisor, self._directory, tasks, make, self._options.most_nodes)
+        for spec in planned.services():
+            if spec.node:
+                nodes.begin_with(spec.node)
+            else:
+                self._supervisor.add(self._service(spec, notify), tasks)
+        await nodes.listen(Micro(bus, "up", version("mayfly"), "Mayfly on one machine", tasks))
 
     async def _wait_for_store(self) -> None:
         """The nats-server of an `up` that was killed gets its SIGTERM from the kernel, and may stop for a minute."""
@@ -124,17 +150,14 @@ class _Life:
         while self._server.store_owner():  # noqa: ASYNC110 - a file lock that is given back tells nobody
             await asyncio.sleep(_STORE_POLL_S)
 
-    async def _as_operator(self, do: Callable[[Bus], Awaitable[T]], tasks: asyncio.TaskGroup) -> T:
-        async def connected() -> T:
-            password = self._platform.password
-            bus = await Bus.connect(self._server.url, name="up", role=OPERATOR, user=OPERATOR, password=password)
-            try:
-                return await do(bus)
-            finally:
-                await bus.close()
+    async def _connect(self) -> Bus:
+        password = self._platform.password
+        self._bus = await Bus.connect(self._server.url, name="up", role=OPERATOR, user=OPERATOR, password=password)
+        return self._bus
 
-        # nats-py swallows a cancellation that comes while it writes: in a task of its own it cannot swallow ours.
-        return await asyncio.shield(tasks.create_task(connected(), name=do.__name__))
+    async def _unswallowed(self, work: Coroutine[None, None, T], tasks: asyncio.TaskGroup) -> T:
+        """nats-py swallows a cancellation that comes while it writes: in a task of its own it cannot swallow ours."""
+        return await asyncio.shield(tasks.create_task(work, name="operator"))
 
     def _service(self, spec: plan.Spec, notify: str) -> Service:
         log = self._directory.log(spec.name)
@@ -159,6 +182,8 @@ class _Life:
             say(f"token      {platform.token}   (said once; platform.json keeps it)")
         for line in isolation:
             say(f"isolation  {line}")
+        if self._options.scales:
+            say(f"nodes      {self._options.nodes}, and up to {self._options.max_nodes} as load asks for them")
         say(f"ready      in {seconds:.1f} s; Ctrl-C stops it")
 
     def _publish(self) -> None:

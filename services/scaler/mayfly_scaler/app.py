@@ -15,6 +15,7 @@ from mayfly_scaler.config import ScalerConfig
 from mayfly_scaler.decisions import Decisions
 from mayfly_scaler.functions.functions import Functions
 from mayfly_scaler.leader import Leader
+from mayfly_scaler.nodes.level import NodeLevel
 from mayfly_scaler.reports import Reports
 
 
@@ -51,6 +52,7 @@ class Scaler:
         self._decisions = Decisions(bus, self.leader)
         self._parts: list[Part] = [
             Functions(chassis, config, self._reports, self._catalog, self.leader, self._decisions),
+            NodeLevel(chassis, config, self._reports, self.leader, self._decisions),
         ]
 
     async def start(self) -> None:
