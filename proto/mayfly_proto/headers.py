@@ -15,6 +15,7 @@ VERSION = "Mayfly-Version"
 DURATION_MS = "Mayfly-Duration-Ms"
 TIMEOUT_MS = "Mayfly-Timeout-Ms"
 PROBE = "Mayfly-Probe"
+CALLER = "Mayfly-Caller"  # who calls through the gateway, for limits of each caller
 HTTP = "Mayfly-Http"  # "GET /orders/7?x=1": this call came by HTTP; the other headers are the request's
 HTTP_ROUTE = "Mayfly-Http-Route"  # path parameters of an http trigger, as a query string
 HTTP_STATUS = "Mayfly-Http-Status"  # a handler's {"statusCode": ...}; further headers are the response's
