@@ -92,6 +92,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"isolation": "vault"}, "isolation: \"vault\" is not given by this platform: must be 'process'"),
     ({"payload": "xml"}, "payload: \"xml\" is not given by this platform: must be 'auto', 'json', 'text' or 'bytes'"),
     ({"memroy": 64}, "memroy: no such setting: did you mean memory?"),
+    ({"memroy": None}, "memroy: no such setting: did you mean memory?"),
     ({"env": {"MAYFLY_X": "1"}}, "env: MAYFLY_X is reserved: names must not start with MAYFLY_ or AWS_LAMBDA_"),
     ({"env": {"2X": "1"}}, 'env: "2X" is no variable\'s name: letters, digits and _, not a digit first'),
     ({"env": {"X": 8080}}, "env.X: this value must be a string (in quotes)"),

@@ -179,6 +179,7 @@ class Settings(Scaling, BaseModel):
         return self
 
 
+_FIELDS = frozenset(Settings.model_fields)
 _TABLES: dict[str, type[BaseModel]] = {
     "triggers": Trigger,
     "retries": Retries,
@@ -191,7 +192,7 @@ _TABLES: dict[str, type[BaseModel]] = {
 def check(given: Mapping[str, Any], allowed: Allowed = NOTHING) -> Settings:
     """The settings, or `InvalidManifest` with all that is wrong with them. A null means the default."""
     try:
-        present = {field: value for field, value in given.items() if value is not None}
+        present = {field: value for field, value in given.items() if value is not None or field not in _FIELDS}
         return Settings.model_validate(present, context=allowed)
     except ValidationError as error:
         raise InvalidManifest([_sentence(problem) for problem in error.errors(include_url=False)]) from None
