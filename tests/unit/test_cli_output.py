@@ -56,8 +56,8 @@ def test_table_is_aligned_without_trailing_space() -> None:
     rows = [{"name": "a", "calls": 5, "idle_s": 1.25}, {"name": "longer", "calls": 1234, "idle_s": None}]
     assert table(rows, ("name", "calls", "idle_s")).splitlines() == [
         "NAME    CALLS  IDLE S",
-        "a           5  1.2",
-        "longer   1234  -",
+        "a           5     1.2",
+        "longer   1234       -",
     ]
 
 

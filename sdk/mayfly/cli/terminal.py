@@ -10,6 +10,8 @@ import tty
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import click
+
 _ENTER = "\x1b[?1049h\x1b[?25l"  # the other screen, no cursor
 _LEAVE = "\x1b[?25h\x1b[?1049l"
 _TOP, _REST_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -58,8 +60,11 @@ def pressed(keys: str, seconds: float) -> bool:
 
 
 def _cut(line: str, width: int) -> str:
-    """A line with colours is short by them, and cut where the text would be too wide anyway."""
-    return line if len(line) <= width or "\x1b" in line else line[:width]
+    """Headings are bold; what makes them so takes no room."""
+    plain = click.unstyle(line)
+    if len(plain) <= width:
+        return line
+    return plain[:width] if plain == line else click.style(plain[:width], bold=True)
 
 
 def _write(text: str) -> None:
