@@ -15,9 +15,9 @@ VERSION = "Mayfly-Version"
 DURATION_MS = "Mayfly-Duration-Ms"
 TIMEOUT_MS = "Mayfly-Timeout-Ms"
 PROBE = "Mayfly-Probe"
-CALLER = "Mayfly-Caller"  # who calls through the gateway, for limits of each caller
 HTTP = "Mayfly-Http"  # "GET /orders/7?x=1": this call came by HTTP; the other headers are the request's
 HTTP_ROUTE = "Mayfly-Http-Route"  # path parameters of an http trigger, as a query string
+CALLER = "Mayfly-Caller"  # on whose behalf the gateway calls, for limits on each caller; believed only from the gateway
 HTTP_STATUS = "Mayfly-Http-Status"  # a handler's {"statusCode": ...}; further headers are the response's
 
 # durable calls and events
