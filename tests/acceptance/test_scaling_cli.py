@@ -176,6 +176,7 @@ async def test_a_drained_node_is_empty_and_comes_back(tmp_path: Path) -> None:
     with running(tmp_path, "--nodes", "2", "--node-memory", "512") as platform:
         outside.deploy(platform, "steady", SLEEPER, min_instances=2, max_instances=4, memory=128)
         await outside.until(lambda: len(outside.instances(platform, "steady")) == 2)
+        await outside.until(lambda: "  leader  lead  " in platform.cli("scaler", "log").stdout)  # it starts last
         async with calling(platform, "steady"):
             for node, other in (("n1", "n2"), ("n2", "n1")):
                 drained = platform.cli("drain", node, "--why", "new disk", "--wait")
