@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from mayfly_gateway.reports import Recent
 from mayfly_proto import records
 
 
@@ -27,15 +28,13 @@ class FunctionTraffic(msgspec.Struct, frozen=True, kw_only=True):
     blocked: int = 0  # instances that found no place
 
 
-def rows(
-    nodes: Iterable[records.NodeLoad], routers: Iterable[tuple[records.RouterLoad, records.RouterLoad, float]]
-) -> list[FunctionTraffic]:
-    """Busiest first. ``routers``: an older report, the last, and the seconds between."""
+def rows(nodes: Iterable[records.NodeLoad], routers: Iterable[Recent]) -> list[FunctionTraffic]:
+    """Busiest first."""
     instances = _instances(nodes)
     found: dict[str, FunctionTraffic] = {}
     for before, now, seconds in routers:
-        for name, load in now.functions.items():
-            row = _row(name, before.functions.get(name), load, seconds, instances.get(name, records.VersionLoad()))
+        for name, load in now.items():
+            row = _row(name, before.get(name), load, seconds, instances.get(name, records.VersionLoad()))
             # Two name it while it changes hands: who has more to do has it.
             if name not in found or _weight(row) > _weight(found[name]):
                 found[name] = row
@@ -68,9 +67,8 @@ def _row(
     seconds: float,
     instances: records.VersionLoad,
 ) -> FunctionTraffic:
-    before = before or records.FunctionLoad()
-    calls = _grown(before.calls, now.calls) if seconds else 0
-    cold = _grown(before.cold, now.cold) if seconds else 0
+    before = before or now  # what it counted before it was heard of first is not of late
+    calls, cold = _grown(before.calls, now.calls), _grown(before.cold, now.cold)
     return FunctionTraffic(
         function=name,
         ready=instances.ready,
@@ -83,8 +81,8 @@ def _row(
         p50_ms=round(now.p50_ms, 1) or None,
         p99_ms=round(now.p99_ms, 1) or None,
         cold_percent=round(min(100 * cold / calls, 100), 1) if calls else None,
-        errors=_grown(before.errors, now.errors) if seconds else 0,
-        throttled=_grown(before.throttled, now.throttled) if seconds else 0,
+        errors=_grown(before.errors, now.errors),
+        throttled=_grown(before.throttled, now.throttled),
         blocked=now.blocked,
     )
 
