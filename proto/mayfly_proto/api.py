@@ -81,6 +81,17 @@ ADD = "add"  # of ``mayfly.local.nodes``, with `LIST` and `REMOVE`
 REMOVE = "remove"
 
 
+def service(resource: str) -> str:
+    """Which service answers for it."""
+    return "scaler" if resource == NODE else "registry"
+
+
+def nobody(resource: str) -> str:
+    """What to say when none does."""
+    who = service(resource)
+    return f"no {who} is running" + (", and it is the scaler that empties nodes" if resource == NODE else "")
+
+
 class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A misspelt field is an error, never silently ignored."""
 

@@ -17,6 +17,7 @@ TIMEOUT_MS = "Mayfly-Timeout-Ms"
 PROBE = "Mayfly-Probe"
 HTTP = "Mayfly-Http"  # "GET /orders/7?x=1": this call came by HTTP; the other headers are the request's
 HTTP_ROUTE = "Mayfly-Http-Route"  # path parameters of an http trigger, as a query string
+CALLER = "Mayfly-Caller"  # on whose behalf the gateway calls, for limits on each caller; believed only from the gateway
 HTTP_STATUS = "Mayfly-Http-Status"  # a handler's {"statusCode": ...}; further headers are the response's
 
 # durable calls and events

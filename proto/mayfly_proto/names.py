@@ -9,6 +9,7 @@ import re
 PART = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 FUNCTION = re.compile(rf"{PART}(?:\.{PART}){{0,3}}")
 NODE = re.compile(PART)
+LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")  # what a node's label is called, and its value
 
 EVENT = re.compile(r"[^\s.*>\x00-\x20\x7f]+(?:\.[^\s.*>\x00-\x20\x7f]+)*")
 EVENT_LIMIT = 1000  # characters
@@ -16,6 +17,8 @@ EVENT_LIMIT = 1000  # characters
 FUNCTION_RULE = "1 to 4 parts of a-z, 0-9 and '-', joined by dots, each part 1 to 63 long (for example billing.charge)"
 EVENT_RULE = "words joined by dots, without spaces, * and > (for example orders.eu.created)"
 NODE_RULE = "a-z, 0-9 and '-', 1 to 63 long"
+
+LABEL_RULE = "letters, digits and ./_-, 1 to 63 long, the first and last a letter or digit"
 
 
 class InvalidName(ValueError):

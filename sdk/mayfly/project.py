@@ -17,7 +17,12 @@ from mayfly_proto import names
 
 MANIFEST = "mayfly.toml"
 
-_SETTINGS_TABLES = {"env", "retries", "batch"}  # settings that are tables themselves: no part of a function's name
+_SETTINGS_TABLES = {
+    "env",
+    "retries",
+    "batch",
+    "node_labels",
+}  # settings that are tables themselves: no part of a function's name
 
 _ZIP_MAGIC = b"PK"
 

@@ -26,12 +26,19 @@ import pytest
 from tests.acceptance.conftest import Platform, running
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"README.md": 30, "docs/operations.md": 20, "docs/events.md": 20}  # so many commands at least
+PAGES = {
+    "README.md": 30,
+    "docs/operations.md": 20,
+    "docs/events.md": 20,
+    "docs/scaling.md": 15,
+}  # so many commands at least
 PATIENCE_S = 20
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
-_LOOKS = re.compile(r"mayfly (logs|ls|dlq (ls|show)|instances) |nats .*(info|view|get|subjects|report) ")
+_LOOKS = re.compile(
+    r"mayfly (logs|ls|dlq (ls|show)|instances|nodes|top|scaler log) |nats .*(info|view|get|subjects|report) "
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class Reader:
         if line.startswith("mayfly up"):
             return "\n".join(self.platform.banner)
         line = line.replace("localhost:8080", self.platform.http.removeprefix("http://"))
+        line = line.replace("localhost:4222", self.platform.nats.removeprefix("nats://"))
         if "stream view" in line:
             return self._on_a_terminal(line)
         ran = subprocess.run(
@@ -134,6 +142,12 @@ def commands(text: str) -> Iterator[Command]:
         yield Command(line, shown)
 
 
+def flags_of_up(found: list[Block]) -> list[str]:
+    """Of the first `mayfly up` that a page shows; none where it shows none."""
+    lines = [command.line for block in found if block.kind == "console" for command in commands(block.text)]
+    return next((line.split()[2:] for line in lines if line.startswith("mayfly up")), [])
+
+
 def pattern(shown: str) -> str:
     lines = [
         r"(?:.*\n)*?" if line == "..." else ".*?".join(map(re.escape, line.split("..."))) + r"\n"
@@ -161,7 +175,7 @@ def test_the_docs_show_what_happens(page: str, tmp_path: Path, nats_cli: str) ->
     for block in found:  # what is there before the platform starts
         if block.file and block.file.startswith(".mayfly/"):
             save(tmp_path, block)
-    with running(tmp_path) as platform:
+    with running(tmp_path, *flags_of_up(found)) as platform:
         reader = Reader(tmp_path, platform, nats_cli)
         for block in found:
             reader.read(block)

@@ -129,7 +129,13 @@ class Platform:
         self.calls: list[Call] = []
 
     async def publish(
-        self, name: str, version: int = 1, *, triggers: tuple[Trigger, ...] = (), timeout_s: float = 3.0
+        self,
+        name: str,
+        version: int = 1,
+        *,
+        triggers: tuple[Trigger, ...] = (),
+        timeout_s: float = 3.0,
+        caller_rate_limit: float = 0.0,
     ) -> None:
         """As the registry would: a version, then the record that names it."""
         spec = VersionSpec(
@@ -141,6 +147,7 @@ class Platform:
             created="2026-01-01T00:00:00Z",
             timeout_s=timeout_s,
             triggers=list(triggers),
+            caller_rate_limit=caller_rate_limit,
         )
         await self._versions.put(storage.version_key(name, version), records.encode(spec))
         record = FunctionRecord(name=name, current=version, versions=list(range(1, version + 1)))

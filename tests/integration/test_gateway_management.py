@@ -75,6 +75,10 @@ def archive(**files: bytes) -> bytes:
         ("POST", "/api/v1/dlq/{function}/redrive"),
         ("DELETE", "/api/v1/dlq/{function}"),
         ("GET", "/api/v1/instances"),
+        ("GET", "/api/v1/load"),
+        ("GET", "/api/v1/scaler/log"),
+        ("POST", "/api/v1/nodes/n1/drain"),
+        ("POST", "/api/v1/nodes/n1/undrain"),
         ("GET", "/api"),
         ("GET", "/api/v2/anything"),
         ("GET", "/api%2Fv1/functions"),
@@ -322,6 +326,10 @@ async def test_openapi_is_complete(http: Gateway) -> None:
         ("DELETE", "/api/v1/dlq/{function}"),
         ("GET", "/api/v1/instances"),
         ("GET", "/api/v1/nodes"),
+        ("POST", "/api/v1/nodes/{node}/drain"),
+        ("POST", "/api/v1/nodes/{node}/undrain"),
+        ("GET", "/api/v1/load"),
+        ("GET", "/api/v1/scaler/log"),
     } == set(operations)
     names = [operation["operationId"] for operation in operations.values()]
     assert len(set(names)) == len(names)
@@ -337,5 +345,7 @@ async def test_openapi_is_complete(http: Gateway) -> None:
         assert "ErrorBody" in json.dumps(operation["responses"]["default"])
         assert operation["security"]
     deploy = operations["POST", "/api/v1/functions/{name}"]
-    assert {"memory", "handler", "filename"} <= {parameter["name"] for parameter in deploy["parameters"]}
+    assert {"memory", "handler", "filename", "reserved", "scale_on"} <= {
+        parameter["name"] for parameter in deploy["parameters"]
+    }
     assert set(deploy["requestBody"]["content"]) == {"application/octet-stream", "application/json"}

@@ -268,6 +268,23 @@ async def test_two_functions_take_one_path(router: Bus, start: Start, ask: Ask) 
     assert "is taken" in await refused(ask(api.ROLLBACK, name="first"), ErrorType.CONFLICT)
 
 
+async def test_more_is_promised_than_there_is(router: Bus, start: Start, ask: Ask) -> None:
+    """Floors of all functions fit into 80 % of the capacity: at deploy, at once by two, and on the way back."""
+    await start(capacity_mb=1000)
+    floor = {"memory": 100, "reserved": 5, "max_instances": 5}
+    await ask(api.DEPLOY, name="first", source=HELLO, settings=floor)
+    both = [ask(api.DEPLOY, name=name, source=HELLO, settings=floor | {"reserved": 3}) for name in ("second", "third")]
+    answers = await asyncio.gather(*both, return_exceptions=True)
+    (error,) = (answer for answer in answers if isinstance(answer, CallError))
+    assert error.kind is ErrorType.CONFLICT
+    assert "is to have 300 MB" in error.message
+    assert "other functions have 800 MB" in error.message
+    assert len(await ask(api.LIST)) == 2
+    await ask(api.CONFIGURE, name="first", settings={"reserved": None})
+    await ask(api.DEPLOY, name="fourth", source=HELLO, settings={"memory": 500, "min_instances": 1})
+    assert "first is to have" in await refused(ask(api.ROLLBACK, name="first"), ErrorType.CONFLICT)
+
+
 async def test_deploy_ends_before_it_can_be_called(start: Start, ask: Ask) -> None:
     """With no router to answer: 503 that says so, in bounded time, and the version is published."""
     await start(probe_timeout_s=0.2)

@@ -31,6 +31,14 @@ def test_every_error_has_its_exit_code(kind: ErrorType) -> None:
     assert failure.detail == "Traceback"
 
 
+def test_who_is_throttled_is_told_until_when() -> None:
+    """The header says it, and a person sees no header; for other errors it is the platform's guess, and is not said."""
+    body = CallError(ErrorType.THROTTLED, "busy", component="router").body()
+    assert str(failure_of(429, body, "7")) == "busy (429 throttled); try again in 7 s"
+    body = CallError(ErrorType.UNAVAILABLE, "away", component="gateway").body()
+    assert str(failure_of(503, body, "1")) == "away (503 unavailable)"
+
+
 @pytest.mark.parametrize("body", [b"", b"not found", b"[]", b'{"error": "mine"}', b'{"error": {"code": 404}}'])
 def test_functions_own_error_is_not_taken_for_the_platforms(body: bytes) -> None:
     """A handler may answer with status 404 and any body it likes."""
@@ -56,8 +64,8 @@ def test_table_is_aligned_without_trailing_space() -> None:
     rows = [{"name": "a", "calls": 5, "idle_s": 1.25}, {"name": "longer", "calls": 1234, "idle_s": None}]
     assert table(rows, ("name", "calls", "idle_s")).splitlines() == [
         "NAME    CALLS  IDLE S",
-        "a           5  1.2",
-        "longer   1234  -",
+        "a           5     1.2",
+        "longer   1234       -",
     ]
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mayfly_gateway import settings
-from mayfly_gateway.log_lines import parse_since
+from mayfly_gateway.lines import parse_since
 from mayfly_proto.errors import CallError, ErrorType
 from mayfly_registry.manifest import Settings
 
@@ -28,6 +28,12 @@ def test_values_take_the_type_of_their_setting() -> None:
         "handler": "a:b",
         "env": {"A": "b"},
     }
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("90", 90), ("0.5", 0.5), ("soon", "soon")])
+def test_a_keep_alive_is_a_number_or_a_word(text: str, value: float | str) -> None:
+    """One setting has two types; what is of neither goes on for the registry to say."""
+    assert settings.from_query([("keep_alive", text)]) == {"keep_alive": value}
 
 
 def test_no_setting_is_none() -> None:

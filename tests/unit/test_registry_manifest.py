@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mayfly_proto.records import Batch, Package, Retries, Trigger, VersionSpec
+from mayfly_proto.records import Batch, Package, Provisioned, Retries, ScaleOn, Trigger, VersionSpec
 from mayfly_registry import manifest
 from mayfly_registry.allowed import Allowed
 from mayfly_registry.errors import InvalidManifest
+
+WORK: dict[str, Any] = {"start": "0 8 * * *", "end": "0 18 * * *", "instances": 2}
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"memory": 5}, "memory: 5 is too small: at least 16 (MB)"),
@@ -21,9 +23,66 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"timeout": 901}, "timeout: 901 is too large: at most 900 (s)"),
     ({"timeout": float("nan")}, "timeout: NaN must be a finite number"),
     ({"concurrency": 0}, "concurrency: 0 is too small: at least 1"),
-    ({"keep_alive": -1}, "keep_alive: -1 is too small: at least 0 (s)"),
+    ({"keep_alive": -1}, 'keep_alive: -1 must be "auto" or a number of seconds from 0 to 3600'),
+    ({"keep_alive": "for ever"}, 'keep_alive: "for ever" must be "auto" or a number of seconds from 0 to 3600'),
+    ({"keep_alive": float("inf")}, 'keep_alive: Infinity must be "auto" or a number'),
+    ({"keep_alive": True}, 'keep_alive: true must be "auto" or a number'),
+    ({"pre_warm": "no"}, 'pre_warm: "no" must be true or false'),
     ({"max_instances": 1001}, "max_instances: 1001 is too large: at most 1000"),
     ({"min_instances": 3, "max_instances": 2}, "min_instances: 3 is above max_instances, which is 2"),
+    ({"min_instances": 1.5}, "min_instances: 1.5 must be a whole number"),
+    ({"reserved": -1}, "reserved: -1 is too small: at least 0"),
+    ({"reserved": 3, "max_instances": 2}, "reserved: 3 is above max_instances, which is 2"),
+    ({"weight": 0}, "weight: 0 is too small: at least 0.01"),
+    ({"weight": 1001}, "weight: 1001 is too large: at most 1000"),
+    ({"provisioned": [{"end": "0 18 * * *", "instances": 1}]}, "provisioned[0].start: is missing"),
+    ({"provisioned": [WORK | {"instances": 0}]}, "provisioned[0].instances: 0 is too small: at least 1"),
+    (
+        {"provisioned": [WORK | {"start": "8 o'clock"}]},
+        'provisioned[0].start: "8 o\'clock" has 2 fields: five are minute',
+    ),
+    ({"provisioned": [WORK | {"end": "0 25 * * *"}]}, 'provisioned[0].end: "0 25 * * *" is no schedule'),
+    (
+        {"provisioned": [WORK | {"start": "@every 1h"}]},
+        'provisioned[0].start: "@every 1h" is an interval: name a time, as 0 8 * * MON-FRI',
+    ),
+    ({"provisioned": [WORK | {"timezone": "Mars"}]}, 'provisioned[0].timezone: "Mars" is no time zone: its IANA name'),
+    (
+        {"provisioned": [WORK | {"end": "0  8 * * *"}]},
+        'provisioned[0]: start and end are both "0 8 * * *": such a time is over when it begins',
+    ),
+    ({"provisioned": [WORK | {"zone": "UTC"}]}, "provisioned[0].zone: no such setting"),
+    (
+        {"provisioned": [WORK, WORK | {"instances": 9}], "max_instances": 8},
+        "provisioned[1].instances: 9 is above max_instances, which is 8",
+    ),
+    ({"scale_on": [{"metric": "cpu"}]}, "scale_on[0].target: is missing"),
+    ({"scale_on": [{"metric": "cpu", "target": 0}]}, "scale_on[0].target: 0 is too small: at least 0.001"),
+    ({"scale_on": [{"metric": "cpu", "target": 101}]}, "scale_on[0]: target 101 is above 100, and cpu is in percent"),
+    ({"scale_on": [{"metric": "memroy", "target": 1}]}, 'scale_on[0].metric: "memroy" is too much like memory'),
+    (
+        {"scale_on": [{"metric": "a b", "target": 1}]},
+        'scale_on[0].metric: "a b" is no metric: concurrency, cpu, memory',
+    ),
+    (
+        {"scale_on": [{"metric": "metric.jobs", "target": 1}]},
+        'scale_on[0].metric: "metric.jobs" says metric. twice: write "jobs"',
+    ),
+    (
+        {"scale_on": [{"metric": "jobs", "target": 1}, {"metric": "jobs", "target": 2}]},
+        "scale_on[1].metric: jobs is there twice: leave one of them out",
+    ),
+    (
+        {"scale_on": [{"metric": "concurrency", "target": 5}], "concurrency": 4},
+        "scale_on[0].target: 5 is more than the calls that an instance takes at once: concurrency is 4",
+    ),
+    ({"node_labels": {"gpu": True}}, "node_labels.gpu: true must be a string (in quotes)"),
+    ({"node_labels": {"gpu": "a,b"}}, 'node_labels: "a,b" is no label\'s name or value: letters, digits and ./_-'),
+    ({"node_labels": {"": "yes"}}, 'node_labels: "" is no label\'s name or value'),
+    ({"rate_limit": -1}, "rate_limit: -1 is too small: at least 0"),
+    ({"rate_limit": "many"}, 'rate_limit: "many" must be a number'),
+    ({"caller_rate_limit": 1_000_001}, "caller_rate_limit: 1000001 is too large: at most 1000000"),
+    ({"rate_limit": 10, "caller_rate_limit": 20}, "caller_rate_limit: 20 is above rate_limit, which is 10"),
     ({"max_queue": 0}, "max_queue: 0 is too small: at least 1"),
     ({"idempotent": "yes"}, 'idempotent: "yes" must be true or false'),
     ({"handler": "main.handler"}, 'handler: "main.handler" must be module:function, for example main:handler'),
@@ -33,6 +92,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"isolation": "vault"}, "isolation: \"vault\" is not given by this platform: must be 'process'"),
     ({"payload": "xml"}, "payload: \"xml\" is not given by this platform: must be 'auto', 'json', 'text' or 'bytes'"),
     ({"memroy": 64}, "memroy: no such setting: did you mean memory?"),
+    ({"memroy": None}, "memroy: no such setting: did you mean memory?"),
     ({"env": {"MAYFLY_X": "1"}}, "env: MAYFLY_X is reserved: names must not start with MAYFLY_ or AWS_LAMBDA_"),
     ({"env": {"2X": "1"}}, 'env: "2X" is no variable\'s name: letters, digits and _, not a digit first'),
     ({"env": {"X": 8080}}, "env.X: this value must be a string (in quotes)"),
@@ -57,6 +117,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"ordered": "my key"}, 'ordered: "my key" must be a token of the subject'),
     ({"on_success": "event.done.*"}, 'on_success: "event.done.*" is no subject to publish to: words joined by dots'),
+    ({"on_success": "metric.x"}, 'on_success: "metric.x" may not be published to by functions here'),
     ({"on_failure": "alerts.x"}, 'on_failure: "alerts.x" may not be published to by functions here: whoever runs the'),
     ({"publish": ["event..x"]}, 'publish: "event..x" is no subject: words joined by dots, * for one'),
     (
@@ -100,6 +161,29 @@ def test_only_the_first_of_several_problems_is_reported() -> None:
     assert sorted(fields) == ["colour", "memory", "timeout", "triggers[0].http", "triggers[1]"]
 
 
+def test_only_one_of_two_limits_that_disagree_is_reported() -> None:
+    """What fields say together is reported together, too."""
+    floors = {"min_instances": 5, "reserved": 6, "provisioned": [WORK | {"instances": 7}], "max_instances": 4}
+    with pytest.raises(InvalidManifest) as refused:
+        manifest.check(floors)
+    for field in ("min_instances: 5", "reserved: 6", "provisioned[0].instances: 7"):
+        assert f"{field} is above max_instances, which is 4" in str(refused.value)
+
+
+def test_a_metric_needs_a_grant() -> None:
+    """A function may tell the scaler a number without access.toml; patterns that reach further need it."""
+    assert manifest.check({"publish": ["metric.jobs", "metric.>"]}).publish == ["metric.>", "metric.jobs"]
+    for pattern in (">", "*.jobs"):
+        with pytest.raises(InvalidManifest, match="may not be published to"):
+            manifest.check({"publish": [pattern]})
+
+
+@pytest.mark.parametrize("keep_alive", ["auto", 0, 90, 0.5, 3600])
+def test_a_keep_alive_that_is_right_is_refused(keep_alive: float | str) -> None:
+    """Learned, or so many seconds."""
+    assert manifest.check({"keep_alive": keep_alive}).keep_alive == keep_alive
+
+
 def test_a_secret_in_env_is_repeated_in_the_message() -> None:
     """Values of environment variables may be secrets: no message holds one."""
     with pytest.raises(InvalidManifest) as refused:
@@ -132,6 +216,11 @@ def test_settings_do_not_survive_a_version() -> None:
         "batch": {"size": 7},
         "on_success": "event.done",
         "call": ["b.*"],
+        "keep_alive": 30,
+        "provisioned": [WORK | {"start": "0  8 * * *", "timezone": "Europe/Amsterdam"}],
+        "scale_on": [{"metric": "jobs.waiting", "target": 5}],
+        "node_labels": {"gpu": "yes"},
+        "rate_limit": 0.5,
     }
     checked = manifest.check(settings)
     package = Package(sha256="", size=0, format="py", filename="a.py")
@@ -154,6 +243,11 @@ def test_settings_do_not_survive_a_version() -> None:
         batch=Batch(size=7),
         on_success="event.done",
         call=["b.*"],
+        keep_alive_s=30.0,
+        provisioned=[Provisioned(start="0 8 * * *", end="0 18 * * *", instances=2, timezone="Europe/Amsterdam")],
+        scale_on=[ScaleOn(metric="jobs.waiting", target=5.0)],
+        node_labels={"gpu": "yes"},
+        rate_limit=0.5,
     )
     assert manifest.check(manifest.of_version(spec)) == checked
 

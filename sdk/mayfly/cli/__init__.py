@@ -25,6 +25,11 @@ _COMMANDS = {
     "logs": "logs",
     "instances": "nodes",
     "nodes": "nodes",
+    "drain": "nodes",
+    "undrain": "nodes",
+    "top": "top",
+    "scaler": "scaler",
+    "worker": "worker",
     "version": "scaffold",
     "completion": "scaffold",
 }

@@ -88,7 +88,8 @@ class Api:
             reply = connection.getresponse()
             if errors and reply.status >= 400:
                 body = reply.read()
-                raise failure_of(reply.status, body) or Failure(f"{self.url} answered {reply.status}: {body[:200]!r}")
+                known = failure_of(reply.status, body, reply.headers.get("Retry-After"))
+                raise known or Failure(f"{self.url} answered {reply.status}: {body[:200]!r}")
             yield reply
         except TimeoutError:
             raise Failure(f"{self.url} did not answer in {timeout_s:g} s", Exit.TIMED_OUT) from None

@@ -42,8 +42,8 @@ class Failure(click.ClickException):
         click.echo(f"Error: {self.message}", err=True)
 
 
-def failure_of(status: int, body: bytes) -> Failure | None:
-    """The platform's error that a reply carries; None when it carries none."""
+def failure_of(status: int, body: bytes, retry_after: str | None = None) -> Failure | None:
+    """The platform's error that a reply carries; None when it carries none. ``retry_after``: the header, in seconds."""
     try:
         error = json.loads(body)["error"]
         message, kind, code = error["message"], error["type"], error["code"]
@@ -51,4 +51,5 @@ def failure_of(status: int, body: bytes) -> Failure | None:
         return None
     if code != status:
         return None
-    return Failure(f"{message} ({code} {kind})", _BY_TYPE.get(kind, Exit.PLATFORM), error.get("traceback", ""))
+    again = f"; try again in {retry_after} s" if retry_after and kind == "throttled" else ""
+    return Failure(f"{message} ({code} {kind}){again}", _BY_TYPE.get(kind, Exit.PLATFORM), error.get("traceback", ""))

@@ -1,7 +1,7 @@
 """``mayfly invoke``: call a function and wait for its result, or have it called for certain."""
 
 import json
-from http.client import HTTPMessage
+from http.client import HTTPMessage, HTTPResponse
 from urllib.parse import quote
 
 import click
@@ -64,20 +64,20 @@ def invoke(
     if include:
         _show_headers(reply.status, reply.headers)
     if reply.status >= 400:
-        raise _failed(reply.status, body)
+        raise _failed(reply, body)
     if durable:
         click.echo(json.loads(body)["id"])
     else:
         payload.write(body)
 
 
-def _failed(status: int, body: bytes) -> Failure:
+def _failed(reply: HTTPResponse, body: bytes) -> Failure:
     """The platform's error, or the function's own answer with a status that says error."""
-    error = failure_of(status, body)
+    error = failure_of(reply.status, body, reply.headers.get("Retry-After"))
     if error is not None:
         return error
     payload.write(body)
-    return Failure(f"the function answered with status {status}", Exit.FUNCTION)
+    return Failure(f"the function answered with status {reply.status}", Exit.FUNCTION)
 
 
 def _show_headers(status: int, headers: HTTPMessage) -> None:

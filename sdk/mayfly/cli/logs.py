@@ -1,17 +1,12 @@
 """``mayfly logs``."""
 
-import json
-from collections.abc import Iterator
-from http.client import HTTPResponse
-from typing import Any
-
 import click
 
 from mayfly.cli import api
+from mayfly.cli.follow import Line, tell
 from mayfly.cli.output import in_colour, output_option
 
 _COLOURS = {"stderr": "yellow", "platform": "cyan"}
-_INTERRUPTED = 130
 
 
 @click.command()
@@ -26,26 +21,11 @@ def logs(name: str, follow: bool, since: str | None, tail: int | None, data: str
 
     With -o json a list; with -f and -o json one object a line.
     """
-    query = {"follow": str(follow).lower(), "since": since, "tail": tail}
-    path = f"/api/v1/{api.function_path(name)}/logs"
-    wait_s = None if follow else api.MANAGEMENT_TIMEOUT_S
-    with api.find(data).send("GET", path, {}, None, query=query, timeout_s=wait_s) as reply:
-        lines = _lines(reply)
-        if output == "json" and not follow:
-            click.echo(json.dumps(list(lines), indent=2))
-            return
-        try:
-            for line in lines:
-                click.echo(json.dumps(line) if output == "json" else _text(line))
-        except KeyboardInterrupt:
-            raise SystemExit(_INTERRUPTED) from None
+    path = f"{api.function_path(name)}/logs"
+    tell(api.find(data), path, output, _text, follow=follow, since=since, tail=tail)
 
 
-def _lines(reply: HTTPResponse) -> Iterator[dict[str, Any]]:
-    return (json.loads(line) for line in reply)
-
-
-def _text(line: dict[str, Any]) -> str:
+def _text(line: Line) -> str:
     text = f"{line['time']}  {line['instance']}  {line['line']}"
     colour = _COLOURS.get(line["stream"])
     return click.style(text, fg=colour) if colour and in_colour() else text

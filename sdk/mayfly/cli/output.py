@@ -53,7 +53,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, bold: bo
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     heads = [column.replace("_", " ").upper() for column in columns]
     widths = [max(len(cell) for cell in column) for column in zip(heads, *cells, strict=True)]
-    numeric = [all(_is_number(row.get(column)) for row in rows) for column in columns]
+    numeric = [_is_numeric([row.get(column) for row in rows]) for column in columns]
 
     def line(values: list[str]) -> str:
         aligned = (
@@ -87,5 +87,7 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_numeric(values: Sequence[object]) -> bool:
+    """Numbers, and gaps between them."""
+    known = [value for value in values if value is not None]
+    return bool(known) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)

@@ -23,8 +23,9 @@ handler = "main:handler"       # module:function
 memory = 128                   # MB
 timeout = 3                    # s
 concurrency = 1                # calls at once per instance; more than 1 needs an async handler
-max_instances = 100
-keep_alive = 90                # s an idle instance stays
+max_instances = 100            # at once, on all nodes
+min_instances = 0              # always ready
+keep_alive = "auto"            # how long an idle instance stays: learnt from its calls, or a number of seconds
 env = {}
 triggers = [{ http = "/%s" }]
 """

@@ -13,12 +13,13 @@ from mayfly.client.calls import Calls
 from mayfly.client.dead_letters import DeadLetters
 from mayfly.client.durable import Durable, NoResultYet
 from mayfly.client.functions import Functions
+from mayfly.client.nodes import Nodes
 from mayfly.client.payload import Result
 
 __all__ = ["Client", "NoResultYet", "Result"]
 
 
-class Client(Calls, Durable, DeadLetters, Functions):
+class Client(Calls, Durable, DeadLetters, Functions, Nodes):
     """``data``: a platform's data directory. ``nats``: a server's address instead, with ``user`` and ``password``.
 
     To be entered with ``async with``, which raises `platform_file.PlatformNotFound` and `BusError`.

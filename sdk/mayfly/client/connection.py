@@ -1,4 +1,4 @@
-"""A client's connection to NATS, and how it asks the registry."""
+"""A client's connection to NATS, and how it asks the registry or the scaler."""
 
 import os
 from pathlib import Path
@@ -80,9 +80,9 @@ class Connection:
         try:
             reply = await self._bus.request(subjects.api(resource, verb), body, timeout_s=MANAGEMENT_TIMEOUT_S)
         except NoResponders:
-            raise CallError(ErrorType.UNAVAILABLE, "no registry is running", component=COMPONENT) from None
+            raise CallError(ErrorType.UNAVAILABLE, api.nobody(resource), component=COMPONENT) from None
         except RequestTimeout:
-            raise late(f"the registry did not answer in {MANAGEMENT_TIMEOUT_S:g} s") from None
+            raise late(f"the {api.service(resource)} did not answer in {MANAGEMENT_TIMEOUT_S:g} s") from None
         if (error := errors.from_reply(reply.headers, reply.payload)) is not None:
             raise error
         return msgspec.json.decode(reply.payload, type=kind)

@@ -11,6 +11,7 @@ class Target:
     name: str  # as called: hello, hello@3
     subject: bytes
     timeout_s: float
+    tells_callers_apart: bool = False  # the router is to know who calls
 
 
 class Catalog:
@@ -87,4 +88,5 @@ def callable_version(record: records.FunctionRecord, asked: int | None) -> int |
 
 def target(spec: records.VersionSpec, asked: int | None) -> Target:
     name = spec.name if asked is None else f"{spec.name}@{asked}"
-    return Target(name, subjects.call(spec.name, asked).encode(), spec.timeout_s)
+    subject = subjects.call(spec.name, asked).encode()
+    return Target(name, subject, spec.timeout_s, tells_callers_apart=spec.caller_rate_limit > 0)

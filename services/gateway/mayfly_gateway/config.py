@@ -16,6 +16,7 @@ class GatewayConfig(ServiceConfig):
     max_connections: Annotated[int, Field(ge=1)] = 4096
     head_timeout_s: Annotated[float, Field(gt=0)] = 10.0  # for a client to send its request line and headers
     body_timeout_s: Annotated[float, Field(gt=0)] = 30.0  # without a byte of a body that is not complete
+    trusted_proxies: Annotated[int, Field(ge=0, le=10)] = 0  # that each append to X-Forwarded-For, one behind the other
     store_timeout_s: Annotated[float, Field(gt=0)] = 10.0  # for a stream to acknowledge, over a restart of NATS
     stop_timeout_s: Annotated[float, Field(gt=0)] = 20.0  # for running requests, when the gateway is told to stop
 

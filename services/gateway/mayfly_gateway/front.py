@@ -7,7 +7,7 @@ that need not be. The management application gets what is its own.
 from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
-from mayfly_gateway import translation
+from mayfly_gateway import callers, translation
 from mayfly_gateway.asgi import ASGIApp, ClientGone, Receive, Scope, Send, read_body, respond
 from mayfly_gateway.calls import Calls
 from mayfly_gateway.catalog import Catalog, Target
@@ -32,6 +32,7 @@ class Front:
         *,
         ready: Callable[[], bool],
         body_limit: int,
+        trusted_proxies: int,
     ) -> None:
         self._calls = calls
         self._durable = durable
@@ -39,6 +40,7 @@ class Front:
         self._management = management
         self._ready = ready
         self._body_limit = body_limit
+        self._trusted_proxies = trusted_proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
@@ -65,7 +67,12 @@ class Front:
     async def _call(self, target: Target, scope: Scope, receive: Receive, route: str | None = None) -> Response:
         query: bytes = scope["query_string"]
         address = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
-        request = translation.request(scope["method"], address, scope["headers"], route)
+        caller = (
+            callers.address(scope["client"], scope["headers"], self._trusted_proxies)
+            if target.tells_callers_apart
+            else None
+        )
+        request = translation.request(scope["method"], address, scope["headers"], route, caller)
         payload = await read_body(receive, request.length, self._body_limit)
         reply = await self._calls.call(target, payload, request.block, request.timeout_ms)
         return translation.response(reply.headers, reply.payload)

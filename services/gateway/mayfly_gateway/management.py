@@ -18,10 +18,23 @@ from starlette.requests import ClientDisconnect
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError
 from mayfly_chassis.mirror import Mirror
-from mayfly_gateway import dead_letters, functions, inspection, invocations, openapi, shown, translation, triggers
+from mayfly_gateway import (
+    dead_letters,
+    fleet,
+    functions,
+    inspection,
+    invocations,
+    nodes,
+    openapi,
+    shown,
+    traffic,
+    translation,
+    triggers,
+)
 from mayfly_gateway.asgi import ASGIApp, ClientGone, Receive, Scope, Send, respond
 from mayfly_gateway.catalog import Catalog
 from mayfly_gateway.registry import Registry
+from mayfly_gateway.reports import Reports
 from mayfly_gateway.translation import COMPONENT, Field
 from mayfly_proto import api, records
 from mayfly_proto.errors import CallError, ErrorType
@@ -33,7 +46,9 @@ _OPEN_BELOW = f"{DOCS}/"
 _CHALLENGE: Field = (b"www-authenticate", b'Bearer realm="mayfly"')
 
 
-def application(bus: Bus, known: Catalog, nodes: Mirror, *, token: str | None, stopping: asyncio.Event) -> ASGIApp:
+def application(
+    bus: Bus, known: Catalog, leases: Mirror, reports: Reports, *, token: str | None, stopping: asyncio.Event
+) -> ASGIApp:
     inner: FastAPI = FastAPIOffline(
         title="Mayfly",
         summary="Deploy, list, change and watch functions, and what waits for them or failed",
@@ -46,11 +61,11 @@ def application(bus: Bus, known: Catalog, nodes: Mirror, *, token: str | None, s
         responses=openapi.errors(),
         redirect_slashes=False,
     )
-    inner.state.bus, inner.state.known, inner.state.nodes = bus, known, nodes
+    inner.state.bus, inner.state.known, inner.state.nodes, inner.state.reports = bus, known, leases, reports
     inner.state.registry, inner.state.stopping = Registry(bus), stopping
     inner.state.body_limit = bus.payload_limit
     says_token = Security(HTTPBearer(auto_error=False))  # for the description; it is `Guard` that checks
-    for part in (functions, triggers, invocations, dead_letters, inspection):
+    for part in (functions, triggers, invocations, dead_letters, inspection, nodes):
         inner.include_router(part.routes, dependencies=[says_token])
     for kind in (CallError, BusError, RequestValidationError, HTTPException, ClientDisconnect, ClientGone, Exception):
         inner.add_exception_handler(kind, _answered)
@@ -64,7 +79,10 @@ def application(bus: Bus, known: Catalog, nodes: Mirror, *, token: str | None, s
         api.VersionSummary,
         records.InstanceRecord,
         records.LogLine,
-        inspection.Node,
+        records.Decision,
+        fleet.Node,
+        traffic.FunctionTraffic,
+        api.NodeReply,
         api.PauseReply,
         api.Schedule,
         api.DeadLettersChanged,

@@ -1,4 +1,5 @@
-"""The registry, asked over NATS. Its JSON is passed on as it is: what it says is what the API says."""
+"""The registry, and for what is about nodes the scaler, asked over NATS. Their JSON is passed on as it is: what they
+say is what the API says."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -35,9 +36,9 @@ class Registry:
         try:
             reply = await self._bus.request(subjects.api(resource, verb), payload, timeout_s=timeout_s)
         except NoResponders:
-            raise _unavailable("no registry is running") from None
+            raise _unavailable(api.nobody(resource)) from None
         except RequestTimeout:
-            raise _unavailable(f"the registry did not answer in {timeout_s:g} s") from None
+            raise _unavailable(f"the {api.service(resource)} did not answer in {timeout_s:g} s") from None
         error = errors.from_reply(reply.headers, reply.payload)
         if error is not None:
             raise error

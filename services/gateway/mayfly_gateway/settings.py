@@ -19,7 +19,7 @@ FIELDS = {
     for field in msgspec.structs.fields(records.VersionSpec)
     if field.encode_name not in _NOT_SETTINGS
 }
-_PLAIN = (str, int, float, bool)
+_PLAIN = (str, int, float, bool, FIELDS["keep_alive"])  # that one is a number or a word
 
 
 def from_query(pairs: Iterable[tuple[str, str]]) -> dict[str, Any] | None:

@@ -70,15 +70,20 @@ _NOT_FOR_CLIENTS = _HOP_BY_HOP | {_CONTENT_LENGTH, b"date"}  # the server writes
 _LINE = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t -~\x80-\xff]*+)\r$", re.MULTILINE)
 
 
-def request(method: str, target: bytes, fields: Iterable[Field], route: str | None = None) -> Request:
+def request(
+    method: str, target: bytes, fields: Iterable[Field], route: str | None = None, caller: str | None = None
+) -> Request:
     """
     :param target: path and query as they came, percent-encoded
     :param route: path parameters of an http trigger, as a query string
+    :param caller: who it is, where the router is to tell callers apart
     :raises CallError: a header that is given to Mayfly itself is wrong, or all of them are too large
     """
     lines = [_PROLOGUE + method.encode() + b" " + target]
     if route is not None:
         lines.append(f"{headers.HTTP_ROUTE}: {route}".encode())
+    if caller is not None:
+        lines.append(f"{headers.CALLER}: {caller}".encode())
     length = timeout_ms = None
     for name, value in fields:
         if name == _CONTENT_TYPE:

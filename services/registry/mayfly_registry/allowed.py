@@ -25,6 +25,10 @@ class Allowed:
         covered = _covered((subjects.EVENTS, *self.access.publish_subjects), subject)
         return _unless(covered, subject, "be published to by functions", "publish_subjects")
 
+    def telling(self, subject: str) -> str:
+        """As `publishing`, by a function's code itself: a metric is a number of core NATS, which nothing keeps."""
+        return "" if access.covers(subjects.METRICS, subject) else self.publishing(subject)
+
     def bucket(self, bucket: str) -> str:
         return _unless(bucket in self.access.kv_buckets, bucket, "be used by functions", "kv_buckets")
 

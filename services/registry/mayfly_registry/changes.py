@@ -11,7 +11,7 @@ import structlog
 from mayfly_chassis.bus import Bus
 from mayfly_proto import api, storage
 from mayfly_proto.records import VersionSpec
-from mayfly_registry import draft, history, http_paths, manifest, package
+from mayfly_registry import capacity, draft, history, http_paths, manifest, package
 from mayfly_registry.config import RegistryConfig
 from mayfly_registry.errors import Conflict, InvalidRequest, NotFound
 from mayfly_registry.publish import Probe, Publication, Step, settle
@@ -33,7 +33,7 @@ class Changes:
         self._wiring = wiring
         self._probe = Probe(bus, config.probe_timeout_s)
         self._checking = asyncio.Lock()  # one package at a time is unpacked: memory and CPU have a bound
-        self._paths = asyncio.Lock()  # held from looking at others' paths until ours are visible
+        self._claims = asyncio.Lock()  # held from looking at others' paths and floors until ours are visible
 
     async def deploy(self, request: api.DeployRequest) -> api.DeployReply:
         name = draft.check_name(request.name)
@@ -130,13 +130,15 @@ class Changes:
 
     @asynccontextmanager
     async def _claiming(self, spec: VersionSpec) -> AsyncIterator[None]:
-        """Inside, no other deploy of this process takes the paths that ``spec`` is about to take."""
-        if not any(trigger.http for trigger in spec.triggers):
+        """Inside, no other deploy of this process takes what ``spec`` is about to take: paths, or promised memory."""
+        if not any(trigger.http for trigger in spec.triggers) and not capacity.floor_mb(spec):
             yield
             return
-        async with self._paths:
-            others = await self._store.current_specs(except_for=spec.name)
-            taken = http_paths.conflicts(spec.triggers, {other.name: other.triggers for other in others})
+        async with self._claims:
+            others = {other.name: other for other in await self._store.current_specs()}
+            before = others.pop(spec.name, None)
+            taken = http_paths.conflicts(spec.triggers, {name: other.triggers for name, other in others.items()})
+            taken += capacity.conflicts(spec, before, others.values(), self._config.capacity_mb)
             if taken:
                 raise Conflict("; ".join(taken))
             yield

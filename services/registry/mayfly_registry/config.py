@@ -19,6 +19,8 @@ class RegistryConfig(ServiceConfig):
     access_file: Path | None = None  # what of the user's own functions may touch
     sweep_every_s: Annotated[float, Field(gt=0)] = 5.0  # durable calls to names that no function has
     events_keep_s: Annotated[float, Field(ge=0)] = 86_400.0  # events that everybody is done with stay so long
+    # What all nodes can have for instances, with as many nodes as there may be; None: what is promised has no bound.
+    capacity_mb: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("access_file")
     @classmethod

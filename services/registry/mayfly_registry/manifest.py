@@ -19,6 +19,7 @@ from mayfly_registry import numbers, patterns, triggers
 from mayfly_registry.allowed import NOTHING, Allowed
 from mayfly_registry.errors import InvalidManifest
 from mayfly_registry.problems import sentence, shown, wrong
+from mayfly_registry.scaling import Provisioned, ScaleOn, Scaling
 from mayfly_registry.triggers import STRICT, Trigger, allowed_by
 
 FILENAME = "mayfly.toml"
@@ -58,21 +59,13 @@ class Batch(BaseModel):
     window: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 1.0
 
 
-class Settings(BaseModel):
+class Settings(Scaling, BaseModel):
     """Every field's default is the one of `VersionSpec`; ``handler`` None: worked out from the package."""
-
-    model_config = STRICT
 
     handler: str | None = None
     runtime: Literal["python"] = "python"
     memory: Annotated[int, Field(ge=16, le=10_240)] = 128
     timeout: Annotated[float, Field(ge=0.001, le=900, allow_inf_nan=False)] = 3.0
-    concurrency: Annotated[int, Field(ge=1, le=1000)] = 1
-    min_instances: Annotated[int, Field(ge=0, le=1000)] = 0
-    max_instances: Annotated[int, Field(ge=1, le=1000)] = 100
-    keep_alive: Literal["auto"] | Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = "auto"
-    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    activation: Literal["balanced", "eager"] = "balanced"
     idempotent: bool = False
     isolation: Literal["process"] = "process"
     payload: Literal["auto", "json", "text", "bytes"] = "auto"
@@ -151,7 +144,7 @@ class Settings(BaseModel):
         for subject in publish:
             if not patterns.is_pattern(subject):
                 raise wrong(f"{shown(subject)} is no subject: {patterns.RULE}")
-            if refused := allowed_by(info).publishing(subject):
+            if refused := allowed_by(info).telling(subject):
                 raise wrong(f"{shown(subject)} {refused}")
         return sorted(set(publish))
 
@@ -180,21 +173,26 @@ class Settings(BaseModel):
         return description
 
     @model_validator(mode="after")
-    def _limits_agree(self) -> "Settings":
-        if self.min_instances > self.max_instances:
-            raise wrong(f"min_instances: {self.min_instances} is above max_instances, which is {self.max_instances}")
+    def _order_or_batches(self) -> "Settings":
         if self.batch is not None and self.ordered:
             raise wrong("batch: does not go with ordered: events of one key would come together with others")
         return self
 
 
-_TABLES: dict[str, type[BaseModel]] = {"triggers": Trigger, "retries": Retries, "batch": Batch}
+_FIELDS = frozenset(Settings.model_fields)
+_TABLES: dict[str, type[BaseModel]] = {
+    "triggers": Trigger,
+    "retries": Retries,
+    "batch": Batch,
+    "provisioned": Provisioned,
+    "scale_on": ScaleOn,
+}
 
 
 def check(given: Mapping[str, Any], allowed: Allowed = NOTHING) -> Settings:
     """The settings, or `InvalidManifest` with all that is wrong with them. A null means the default."""
     try:
-        present = {field: value for field, value in given.items() if value is not None}
+        present = {field: value for field, value in given.items() if value is not None or field not in _FIELDS}
         return Settings.model_validate(present, context=allowed)
     except ValidationError as error:
         raise InvalidManifest([_sentence(problem) for problem in error.errors(include_url=False)]) from None

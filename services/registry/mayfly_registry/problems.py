@@ -15,7 +15,6 @@ _UNITS = {
     **dict.fromkeys(
         (
             "timeout",
-            "keep_alive",
             "retries.backoff",
             "retries.max_backoff",
             "retries.max_age",

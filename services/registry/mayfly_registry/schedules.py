@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
@@ -22,6 +22,7 @@ WORDS = {
     "@yearly": "0 0 1 1 *",
 }
 EVERY_LIMIT_S = 366 * 86_400
+NO_ZONE = "is no time zone: its IANA name, for example Europe/Amsterdam"
 
 _EVERY = re.compile(r"@every\s+(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _NOT_NATS = re.compile(r"[#?LW]")
@@ -57,6 +58,14 @@ def check(schedule: str) -> None:
         next(CronSim(six_fields(schedule), _EPOCH))
     except (CronSimError, StopIteration) as error:
         raise InvalidSchedule(f"is no schedule: {str(error).lower() or 'it is never due'}") from None
+
+
+def is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
 
 
 def every(schedule: str) -> timedelta | None:

@@ -118,10 +118,10 @@ class Store:
             raise NotFound(f"function {name} has no version {version}")
         return spec
 
-    async def current_specs(self, *, except_for: str = "") -> list[VersionSpec]:
+    async def current_specs(self) -> list[VersionSpec]:
         """Of every function the version that is current, by name."""
-        current = [r for name, r in sorted((await self.records()).items()) if name != except_for]
-        specs = await asyncio.gather(*(self.find_spec(record.name, record.current) for record in current))
+        current = sorted((await self.records()).items())
+        specs = await asyncio.gather(*(self.find_spec(name, record.current) for name, record in current))
         return [spec for spec in specs if spec is not None]
 
     async def specs(self) -> dict[str, VersionSpec]:

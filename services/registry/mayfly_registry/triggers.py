@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
@@ -145,10 +144,8 @@ class Trigger(BaseModel):
     def _timezone(cls, timezone: str, info: ValidationInfo) -> str:
         if schedules.every(info.data.get("schedule", "")):
             raise wrong(f"{shown(timezone)} makes no difference to an interval: leave it out")
-        try:
-            ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise wrong(f"{shown(timezone)} is no time zone: its IANA name, for example Europe/Amsterdam") from None
+        if not schedules.is_zone(timezone):
+            raise wrong(f"{shown(timezone)} {schedules.NO_ZONE}")
         return timezone
 
     @field_validator("payload")

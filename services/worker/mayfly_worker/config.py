@@ -12,7 +12,7 @@ from mayfly_worker.machine import Machine
 
 _SHARE_OF_MACHINE = 0.8
 _STARTS_PER_CORE = 8  # forks: cheap enough that more than one a core keeps the cores busy
-_LABEL = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_./]{0,62})=([A-Za-z0-9][-A-Za-z0-9_./]{0,62})")
+_LABEL = re.compile(f"({names.LABEL.pattern})=({names.LABEL.pattern})")
 
 
 def _share_of_memory_mb() -> int:
@@ -31,7 +31,7 @@ def parse_labels(text: object) -> object:
     for part in filter(None, map(str.strip, text.split(","))):
         match = _LABEL.fullmatch(part)
         if match is None:
-            raise ValueError(f"{part!r} is no label: name=value, each of letters, digits and -_./, up to 63 of them")
+            raise ValueError(f"{part!r} is no label: name=value, each {names.LABEL_RULE}")
         if match[1] in labels:
             raise ValueError(f"label {match[1]} is there twice")
         labels[match[1]] = match[2]

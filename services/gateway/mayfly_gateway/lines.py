@@ -1,6 +1,6 @@
-"""A function's log lines as they lie in the stream LOGS: history, and what comes after it.
+"""What lies in a stream, one JSON object a message: log lines, or the scaler's decisions. History, and what follows.
 
-All lines are read from the stream, in the order of their sequences, by batched direct get: no consumer, nothing lost
+All of it is read from the stream, in the order of their sequences, by batched direct get: no consumer, nothing lost
 and nothing twice between history and what follows, also over a restart of NATS. A subscription to the same subjects is
 only the bell that says when to look again.
 """
@@ -16,7 +16,6 @@ import structlog
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError
 from mayfly_chassis.history import History
-from mayfly_proto import storage, subjects
 
 PAGE_LINES = 500
 SETTLE_S = 0.02  # between bell and look: the line may not be stored yet, and more are likely to come
@@ -30,7 +29,7 @@ _log = structlog.get_logger()
 
 class Line(NamedTuple):
     sequence: int
-    json: bytes  # records.LogLine
+    json: bytes
 
 
 def parse_since(text: str, now: datetime) -> datetime:
@@ -46,13 +45,13 @@ def parse_since(text: str, now: datetime) -> datetime:
     return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-class LogLines:
-    """One function's. Methods raise `BusError`."""
+class Lines:
+    """Those of one stream that ``subject`` (with wildcards) stands for. Methods raise `BusError`."""
 
-    def __init__(self, bus: Bus, function: str) -> None:
+    def __init__(self, bus: Bus, stream: str, subject: str) -> None:
         self._bus = bus
-        self._filter = subjects.logs_of(function)
-        self._lines = History(bus, storage.LOGS, self._filter)
+        self._filter = subject
+        self._lines = History(bus, stream, subject)
 
     async def first(self, since: datetime | None, tail: int | None) -> int:
         """The sequence to read from."""
@@ -77,7 +76,7 @@ class LogLines:
                 try:
                     lines = await self.page(sequence)
                 except BusError as error:
-                    _log.warning("logs.interrupted", error=str(error))
+                    _log.warning("lines.interrupted", subject=self._filter, error=str(error))
                     lines = []
                 if lines:
                     sequence = lines[-1].sequence + 1
