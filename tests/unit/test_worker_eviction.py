@@ -95,9 +95,9 @@ def test_victims_are_the_least_valuable_that_may_go_and_no_more_than_needed(
         assert not list(pool._evictable(pool.groups.values(), now))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
-    seed=st.integers(0, 10**6), places=st.integers(2, 12), colds=st.lists(st.floats(0.005, 2.0), min_size=2, max_size=6)
+    seed=st.integers(0, 10**6), places=st.integers(2, 4), colds=st.lists(st.floats(0.2, 2.0), min_size=2, max_size=6)
 )
 def test_what_is_never_used_again_goes_in_the_end_however_dear(seed: int, places: int, colds: list[float]) -> None:
     """Each eviction raises what the next ones are measured by; nobody outlives that by former merits."""

@@ -17,8 +17,8 @@ from mayfly_scaler.config import ScalerConfig
 from mayfly_scaler.nodes.drains import Numbering
 from mayfly_scaler.nodes.providers.provider import ProviderError
 
-PROJECT_LABEL = "mayfly.project"
-NODE_LABEL = "mayfly.node"
+PROJECT_LABEL = "mayfly-project"
+NODE_LABEL = "mayfly-node"
 
 OVERHEAD_MB = 256  # of a worker itself, above what it may promise to instances
 STOP_S = 70  # a worker finishes what it runs, for a minute at most
