@@ -124,7 +124,7 @@ async def tides(platform: Platform, plan: Plan, tell: Callable[[int, Tide], None
 
 
 def _deploy(platform: Platform, told: Witness) -> None:
-    outside.deploy(platform, "tides-call", _SERVED, keep_alive=_KEEP_ALIVE_S, memory=128)
+    outside.deploy(platform, "tides-call", _SERVED, keep_alive=_KEEP_ALIVE_S, memory=128, activation="eager")
     outside.deploy(platform, SEA.name, SEA.source, **SEA.deployable(told.port))
 
 
