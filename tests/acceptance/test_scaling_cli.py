@@ -103,6 +103,10 @@ def joined(platform: Platform, folder: Path, node: str, *options: str) -> Iterat
             process.kill()
 
 
+def states(platform: Platform, function: str) -> list[tuple[str, str]]:
+    return [(row["node"], row["state"]) for row in outside.instances(platform, function)]
+
+
 def row_of(platform: Platform, node: str) -> dict[str, object] | None:
     rows = json.loads(platform.cli("nodes", "-o", "json").stdout)
     return next((row for row in rows if row["node"] == node), None)
@@ -120,8 +124,7 @@ async def test_a_machine_joins_works_and_leaves(platform: Platform, tmp_path: Pa
         outside.deploy(platform, "on-gpu", SLEEPER, node_labels={"gpu": "yes"}, timeout=30)
         async with outside.client(platform.nats) as connection:
             calls = [asyncio.create_task(outside.call(connection, "on-gpu", b"1.5")) for _ in range(2)]
-            rows = await outside.until(lambda: len(found := outside.instances(platform, "on-gpu")) == 2 and found)
-            assert {row["node"] for row in rows} == {"far"}
+            await outside.until(lambda: states(platform, "on-gpu") == [("far", "busy")] * 2)
             worker.send_signal(signal.SIGTERM)
             assert [answer.code for answer in await asyncio.gather(*calls)] == [200, 200]
         assert await asyncio.to_thread(worker.wait, 20) == 0
