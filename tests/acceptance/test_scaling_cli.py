@@ -74,7 +74,9 @@ async def test_top_shows_what_runs(platform: Platform) -> None:
     outside.deploy(platform, "top-seen", SLEEPER)
 
     def person(screen: PseudoTerminal) -> None:
-        screen.shows(r"(?s)n1 +up +[#.]{10} +\d+ % of 16384 .*\btop-seen +1 +[01] +0 +[1-9][\d.]* ", timeout_s=30)
+        screen.shows(
+            r"(?s)n1 +up +[#.]{10} +\d+ % of 16384 .*\btop-seen +[1-9]\d* +\d+ +\d+ +[1-9][\d.]* ", timeout_s=30
+        )
         screen.type("q")
         assert screen.ends() == 0
 
@@ -86,7 +88,7 @@ async def test_top_shows_what_runs(platform: Platform) -> None:
         for row in json.loads(platform.cli("top", "-o", "json").stdout)["functions"]
         if row["function"] == "top-seen"
     )
-    assert row["ready"] == 1
+    assert row["ready"] >= 1
     outside.manage(platform, "DELETE", "functions/top-seen")
 
 
@@ -101,6 +103,10 @@ def joined(platform: Platform, folder: Path, node: str, *options: str) -> Iterat
             yield process
         finally:
             process.kill()
+
+
+def states(platform: Platform, function: str) -> list[tuple[str, str]]:
+    return [(row["node"], row["state"]) for row in outside.instances(platform, function)]
 
 
 def row_of(platform: Platform, node: str) -> dict[str, object] | None:
@@ -120,8 +126,7 @@ async def test_a_machine_joins_works_and_leaves(platform: Platform, tmp_path: Pa
         outside.deploy(platform, "on-gpu", SLEEPER, node_labels={"gpu": "yes"}, timeout=30)
         async with outside.client(platform.nats) as connection:
             calls = [asyncio.create_task(outside.call(connection, "on-gpu", b"1.5")) for _ in range(2)]
-            rows = await outside.until(lambda: len(found := outside.instances(platform, "on-gpu")) == 2 and found)
-            assert {row["node"] for row in rows} == {"far"}
+            await outside.until(lambda: states(platform, "on-gpu") == [("far", "busy")] * 2)
             worker.send_signal(signal.SIGTERM)
             assert [answer.code for answer in await asyncio.gather(*calls)] == [200, 200]
         assert await asyncio.to_thread(worker.wait, 20) == 0
@@ -149,18 +154,20 @@ async def test_a_name_of_the_living_is_kept(platform: Platform, tmp_path: Path) 
 
 async def test_throttled_says_when_to_come_back(platform: Platform) -> None:
     """Over the rate a caller gets 429 with Retry-After by HTTP, and exit code 6 by the command."""
-    outside.deploy(platform, "limited", ECHO, rate_limit=1)
+    outside.deploy(platform, "limited", ECHO, rate_limit=0.05)
     answers = [await asyncio.to_thread(outside.http_call, platform.http, "POST", "/function/limited") for _ in range(3)]
     assert [answer.code for answer in answers] == [200, 429, 429]
-    assert int(answers[1].headers["Retry-After"]) >= 1
+    assert 1 <= int(answers[1].headers["Retry-After"]) <= 20
     assert answers[1].error["type"] == "throttled"
-    assert platform.cli("invoke", "limited", check=False).returncode == 6
+    refused = platform.cli("invoke", "limited", check=False)
+    assert refused.returncode == 6
+    assert re.search(r"try again in \d+ s$", refused.stderr.strip())
     outside.manage(platform, "DELETE", "functions/limited")
 
 
 async def test_limits_of_callers_are_their_own(platform: Platform) -> None:
     """One who calls too often does not use up what others may have."""
-    outside.deploy(platform, "fair", ECHO, caller_rate_limit=1)
+    outside.deploy(platform, "fair", ECHO, caller_rate_limit=0.05)
     async with outside.client(platform.nats) as one:
         assert [(await outside.call(one, "fair")).code for _ in range(2)] == [200, 429]
     answer = await asyncio.to_thread(outside.http_call, platform.http, "POST", "/function/fair")

@@ -300,7 +300,7 @@ async def test_decisions_are_lines(peers: Peers) -> None:
         about="nodes",
         action="add",
         count=2,
-        seen={"demand": 2.71828, "up": 1},
+        seen={"demand": 2.71828, "up": 1, "booting": 0, "blocked": False},
         why="demand is above 85 %",
     )
     peers.scaler.publish(subjects.DECISIONS, decision(1))

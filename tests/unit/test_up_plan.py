@@ -64,6 +64,12 @@ def test_node_that_is_added_later_is_like_the_first(directory: DataDirectory) ->
     assert different == {"MAYFLY_WORKER_NODE", "MAYFLY_WORKER_DIRECTORY"}
 
 
+def test_registry_knows_what_there_can_be(directory: DataDirectory) -> None:
+    """What is promised to functions for good is held against as many nodes as there may ever be."""
+    (registry,) = [spec for spec in specs(directory, max_nodes=4, node_memory_mb=512) if spec.service == "registry"]
+    assert registry.settings["MAYFLY_REGISTRY_CAPACITY_MB"] == "2048"
+
+
 def test_scaler_adds_only_where_it_may(directory: DataDirectory) -> None:
     """`--max-nodes` above `--nodes`; its other settings are those of one machine, unless the user says otherwise."""
     fixed = planned(directory, nodes=2).scaler().settings

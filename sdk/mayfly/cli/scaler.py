@@ -38,7 +38,8 @@ def text(decision: Line) -> str:
 
 
 def _figures(seen: Mapping[str, Any]) -> str:
-    told = " ".join(f"{name}={_short(value)}" for name, value in flat(seen).items())
+    """Without those that are nothing: a decision is made by many, and few of them tell."""
+    told = " ".join(f"{name}={_short(value)}" for name, value in flat(seen).items() if value)
     return f"({told})" if told else ""
 
 

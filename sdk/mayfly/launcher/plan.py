@@ -74,11 +74,13 @@ class Plan:
             "MAYFLY_GATEWAY_PORT": str(options.port),
             "MAYFLY_GATEWAY_TOKEN_FILE": str(self.directory.secret_file(TOKEN)),
         }
-        access = {"MAYFLY_REGISTRY_ACCESS_FILE": str(options.access.absolute())} if options.access else {}
+        registry = {"MAYFLY_REGISTRY_CAPACITY_MB": str(options.most_nodes * self.node_memory_mb)}
+        if options.access:
+            registry["MAYFLY_REGISTRY_ACCESS_FILE"] = str(options.access.absolute())
         return [
             self._spec("gateway", gateway),
             *(self.worker(f"n{number}") for number in range(1, options.nodes + 1)),
-            self._spec("registry", access),
+            self._spec("registry", registry),
             self._spec("router", {}),
             self._spec("activator", {}),
         ]
