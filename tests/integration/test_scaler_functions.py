@@ -186,7 +186,7 @@ async def test_a_deleted_function_is_forgotten(mayfly: World) -> None:
 async def cluster(mayfly: World, nodes: int = 1) -> None:
     """1000 MB a node, and functions of 100 MB: nine instances a node."""
     for number in range(nodes):
-        await mayfly.node(f"n{number + 1}", 1000)
+        await mayfly.node(f"n{number + 1}", 1000, memory_used_mb=900)
     for name in ("greedy", "small", "sure"):
         await mayfly.deploy(name, memory_mb=100, reserved=3 if name == "sure" else 0)
 

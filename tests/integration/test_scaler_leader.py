@@ -27,7 +27,7 @@ async def mayfly(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[World]
 
 async def full(mayfly: World) -> None:
     """A cluster that is full, so that the leader says something each second."""
-    await mayfly.node("n1", 1000)
+    await mayfly.node("n1", 1000, memory_used_mb=900)
     await mayfly.deploy("greedy", memory_mb=100)
     mayfly.functions["greedy"] = FunctionLoad(in_flight=9, queued=50, ready=9)
 

@@ -14,51 +14,48 @@ class Catalog:
 
     def __init__(self, bus: Bus) -> None:
         self.changed: set[str] = set()
-        self._current: dict[str, int] = {}
+        self.versions: dict[str, int] = {}  # function → its current one
         self._specs: dict[tuple[str, int], VersionSpec] = {}  # those that were asked for
         self._functions = Mirror(bus, storage.FUNCTIONS, self._function)
-        self._versions = Mirror(bus, storage.VERSIONS, self._version)
+        self._mirror = Mirror(bus, storage.VERSIONS, self._version)
 
     async def start(self) -> None:
-        await asyncio.gather(self._functions.start(), self._versions.start())
+        await asyncio.gather(self._functions.start(), self._mirror.start())
 
     async def stop(self) -> None:
         await self._functions.stop()
-        await self._versions.stop()
+        await self._mirror.stop()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._current)
+        return iter(self.versions)
 
     def __contains__(self, function: str) -> bool:
-        return function in self._current
+        return function in self.versions
 
     def __len__(self) -> int:
-        return len(self._current)
-
-    def current_version(self, function: str) -> int | None:
-        return self._current.get(function)
+        return len(self.versions)
 
     def current(self, function: str) -> VersionSpec | None:
         """None for a function that does not exist, or whose version has not come in yet."""
-        number = self._current.get(function)
+        number = self.versions.get(function)
         return None if number is None else self.spec(function, number)
 
     def spec(self, function: str, version: int) -> VersionSpec | None:
         spec = self._specs.get((function, version))
-        if spec is None and (raw := self._versions.get(storage.version_key(function, version))) is not None:
+        if spec is None and (raw := self._mirror.get(storage.version_key(function, version))) is not None:
             spec = self._specs[function, version] = records.decode(raw, VersionSpec)
         return spec
 
     def _function(self, name: str, value: bytes | None) -> None:
         self.changed.add(name)
         if value is None:
-            self._current.pop(name, None)
+            self.versions.pop(name, None)
         else:
-            self._current[name] = records.decode(value, FunctionRecord).current
+            self.versions[name] = records.decode(value, FunctionRecord).current
 
     def _version(self, key: str, value: bytes | None) -> None:
         function, _, number = key.rpartition(".")
         if value is None:
             self._specs.pop((function, int(number)), None)
-        elif self._current.get(function) == int(number):  # the two buckets come in any order
+        elif self.versions.get(function) == int(number):  # the two buckets come in any order
             self.changed.add(function)

@@ -18,6 +18,7 @@ from mayfly_proto.messages import Blocked
 from mayfly_proto.records import FunctionLoad, NodeLease, NodeLoad, RouterLoad
 
 STALE_S = 3.0
+GONE_S = 10.0  # as long as a router's lease: what it said of functions then, another owner would have to repeat
 
 L = TypeVar("L")
 
@@ -31,14 +32,6 @@ class Heard(NamedTuple, Generic[L]):
     at: float  # by this process's clock
 
 
-class Owned(NamedTuple):
-    """A function, as its owner reported it last."""
-
-    load: FunctionLoad
-    router: str
-    at: float
-
-
 class Reports:
     """Callbacks are called as reports come in, synchronously."""
 
@@ -47,7 +40,7 @@ class Reports:
         self.leases: dict[str, NodeLease] = {}
         self.nodes: dict[str, Heard[NodeLoad]] = {}
         self.routers: dict[str, Heard[RouterLoad]] = {}
-        self.functions: dict[str, Owned] = {}  # those with anything to say
+        self.owners: dict[str, str] = {}  # functions with anything to say → the router that said it last
         self.blocked: dict[tuple[str, int], Heard[Blocked]] = {}  # function, version → orders without a place
         self.on_router: list[Callable[[RouterLoad], None]] = []
         self.on_blocked: list[Callable[[Blocked], None]] = []
@@ -78,11 +71,15 @@ class Reports:
 
     def function(self, name: str) -> FunctionLoad | None:
         """What its owner says of a function; None when that is stale, `FunctionLoad()` when it has nothing to say."""
-        oldest = self.clock() - STALE_S
-        owned = self.functions.get(name)
-        if owned is not None:
-            return owned.load if owned.at >= oldest else None
-        return FunctionLoad() if any(heard.at >= oldest for heard in self.routers.values()) else None
+        now, owner = self.clock(), self.owners.get(name)
+        if owner is not None:
+            load, at = self.routers[owner]
+            if at >= now - STALE_S:
+                return load.functions.get(name)
+            if at >= now - GONE_S:
+                return None
+            del self.owners[name]
+        return FunctionLoad() if any(heard.at >= now - STALE_S for heard in self.routers.values()) else None
 
     def fresh_blocked(self) -> Iterator[Blocked]:
         oldest = self.clock() - STALE_S
@@ -101,14 +98,13 @@ class Reports:
         self.nodes[load.node] = Heard(load, self.clock())
 
     def _router(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
-        load, now = _decode_router(payload), self.clock()
+        load = _decode_router(payload)
         before = self.routers.get(load.router)
-        self.routers[load.router] = Heard(load, now)
+        self.routers[load.router] = Heard(load, self.clock())
         for name in before.load.functions.keys() - load.functions.keys() if before else ():
-            if (owned := self.functions.get(name)) and owned.router == load.router:
-                del self.functions[name]
-        for name, function in load.functions.items():
-            self.functions[name] = Owned(function, load.router, now)
+            if self.owners.get(name) == load.router:
+                del self.owners[name]
+        self.owners |= dict.fromkeys(load.functions, load.router)
         for callback in self.on_router:
             callback(load)
 

@@ -42,14 +42,19 @@ class Function:
     def __repr__(self) -> str:
         return f"<Function {self.name}: {self.busy:.2f} busy, {self.learning}>"
 
-    def heard(self, load: FunctionLoad, now: float) -> None:
-        """A report of its owner. Raises `ValueError` for gaps in bins that are none."""
+    def heard(self, load: FunctionLoad, now: float) -> bool:
+        """A report of its owner; whether there is anything new in it. Raises `ValueError` for gaps in bins that are
+        none."""
+        if load.calls == self._calls and not (load.in_flight or load.queued or load.idle_gaps or load.further_gaps):
+            self._heard = now
+            return False
         self.learning.heard(load)
         finished = max(0, load.calls - self._calls) if self._heard is not None else 0
         elapsed_s = max(now - self._heard, 1e-3) if self._heard is not None else 1.0
         flowing = finished * load.service_ms / 1000 / elapsed_s  # calls too short to be seen under way
         self._demand.add(max(load.in_flight + load.queued, flowing), now)
         self._calls, self._heard = load.calls, now
+        return True
 
     def resume(self, target: FunctionTarget, now: float) -> None:
         """What was wanted before this process knew the function: until the figures are in, it is not taken back."""
@@ -60,13 +65,19 @@ class Function:
                 target.keep_alive_s, target.further_keep_alive_s, target.pre_warm_at_s, target.pre_warm_for_s
             )
 
+    @property
+    def has_floor(self) -> bool:
+        """Whether what is busy makes a difference to its minimum."""
+        return self.learning.cold_s > minimum.SLOW_COLD_S
+
     def demand(self, now: float) -> float:
         """Slots that it could use: the most of the last seconds."""
         return self._demand.value(now)
 
     def settled(self, now: float) -> bool:
         """Whether time alone changes nothing any more."""
-        return self.busy < SETTLED and not self._floor.value(now) and not self._scaled.value(now)
+        resting = self.busy < SETTLED or not self.has_floor
+        return resting and not self._floor.value(now) and not self._scaled.value(now)
 
     def target(self, spec: VersionSpec, load: FunctionLoad, figures: Figures, now: float) -> FunctionTarget:
         elapsed_s = 1.0 if self._updated is None else min(now - self._updated, LONGEST_STEP_S)

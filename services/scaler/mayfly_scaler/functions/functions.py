@@ -64,11 +64,6 @@ class Functions:
         self._sharing = Sharing(bus, config, leader, reports, catalog, self._targets, self._functions)
         reports.on_router.append(self._heard)
 
-    @property
-    def demand_mb(self) -> float:
-        """What all functions together could use now, shares or not."""
-        return self._sharing.demand_mb
-
     async def start(self) -> None:
         self._restored = await self._memory.restore()
         await self._targets.start()
@@ -88,15 +83,16 @@ class Functions:
         await self._targets.stop()
 
     def _heard(self, report: RouterLoad) -> None:
-        now = self._reports.clock()
+        now, known = self._reports.clock(), self._functions
         for name, load in report.functions.items():
-            if name not in self._catalog:
-                continue
-            function = self._function(name)
-            function.heard(load, now)
-            if function.learning.due:
+            function = known.get(name)
+            if function is None:
+                if name not in self._catalog:
+                    continue
+                function = self._function(name)
+            if function.heard(load, now) and function.learning.due:
                 self._due[name] = None
-            if load.in_flight or load.queued:
+            if load.in_flight and function.has_floor:
                 self._awake.add(name)
 
     def _function(self, name: str) -> Function:

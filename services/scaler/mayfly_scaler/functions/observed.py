@@ -45,7 +45,7 @@ class Observed:
 
     def survey(self) -> None:
         """Look at what the nodes measured."""
-        self.usage = survey(self._reports.fresh_nodes(), self._catalog.current_version)
+        self.usage = survey(self._reports.fresh_nodes(), self._catalog.versions)
 
     def figures(self, spec: VersionSpec) -> Figures:
         provisioned = self._provisioned(spec) if spec.provisioned else 0

@@ -24,6 +24,7 @@ from mayfly_scaler.leader import Leader
 from mayfly_scaler.reports import Reports
 
 FULL = 0.9  # of the memory of all nodes
+NEAR = 0.7  # of that
 AGAIN_S = 0.05
 TURN_S = 5.0  # for which one function comes before another when neither has an instance
 GROWTH_S = 5.0  # that nodes may take to come, before what there is is shared out
@@ -57,17 +58,13 @@ class Sharing:
         if self._soon is not None:
             self._soon.cancel()
 
-    @property
-    def demand_mb(self) -> float:
-        """What all functions together could use now."""
-        return sum(want.demand_mb for want in self._wants(self._reports.clock()).values())
-
     def share(self) -> None:
         """Once a second, and after `Blocked`."""
         if not self._leader.leading:
             return
         now = self._reports.clock()
-        wants, capacity_mb = self._wants(now), self._capacity_mb()
+        capacity_mb, used_mb = self._room()
+        wants = self._wants(now) if self._is_near(used_mb, capacity_mb) else {}
         if sum(want.demand_mb for want in wants.values()) <= capacity_mb:
             self._full_since = None
             return
@@ -91,7 +88,7 @@ class Sharing:
 
     def _wants(self, now: float) -> dict[str, Want]:
         blocked = {order.function: order for order in self._reports.fresh_blocked() if order.reason not in MOMENTARY}
-        names = self._reports.functions.keys() | blocked.keys()
+        names = self._reports.owners.keys() | blocked.keys()
         found = ((name, self._want(name, blocked.get(name), now)) for name in names)
         return {name: want for name, want in found if want is not None and want.instances}
 
@@ -106,9 +103,18 @@ class Sharing:
             least = max(least, (load.ready + load.starting if load else 0) + blocked.instances)
         return Want(min(least, spec.max_instances), spec.memory_mb, spec.reserved, spec.weight)
 
-    def _capacity_mb(self) -> float:
-        taking = (load for load in self._reports.fresh_nodes() if load.state == states.Node.UP.value)
-        return FULL * sum(load.memory_mb for load in taking if not self._reports.leases[load.node].draining)
+    def _room(self) -> tuple[float, int]:
+        """What there is to share, and how much is promised."""
+        capacity_mb = used_mb = 0
+        for load in self._reports.fresh_nodes():
+            if load.state == states.Node.UP.value and not self._reports.leases[load.node].draining:
+                capacity_mb += load.memory_mb
+                used_mb += load.memory_used_mb
+        return FULL * capacity_mb, used_mb
+
+    def _is_near(self, used_mb: float, capacity_mb: float) -> bool:
+        """Far from full nobody's demand needs to be known: it would be met, or said to be blocked."""
+        return used_mb >= NEAR * capacity_mb or any(True for _ in self._reports.fresh_blocked())
 
     def _can_grow(self) -> bool:
         return self._config.provider != "none" and len(self._reports.leases) < self._config.max_nodes

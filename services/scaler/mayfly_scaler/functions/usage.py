@@ -1,6 +1,6 @@
 """What the nodes measured of each function's instances, put together."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from mayfly_proto.records import NodeLoad
@@ -17,12 +17,12 @@ class Usage(NamedTuple):
 NONE = Usage(0, 0.0, 0.0)
 
 
-def survey(loads: Iterable[NodeLoad], current: Callable[[str], int | None]) -> dict[str, Usage]:
+def survey(loads: Iterable[NodeLoad], current: Mapping[str, int]) -> dict[str, Usage]:
     """By function, of its current version. Nodes that have not measured a version's memory yet do not count."""
     found: dict[str, Usage] = {}
     for load in loads:
         for function, versions in load.instances.items():
-            version = versions.get(str(current(function)))
+            version = versions.get(str(current.get(function)))
             if version is None or not version.ready or not version.private_mb:
                 continue
             before = found.get(function, NONE)
