@@ -13,8 +13,6 @@ from tests.conftest import Eventually
 from tests.integration.router_peers import Platform, ScriptedWorker, platform
 from tests.integration.test_router_members import OF_R2, agree
 
-pytestmark = pytest.mark.invariant("S24")
-
 
 @pytest.fixture
 async def mayfly(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Platform]:
@@ -86,6 +84,7 @@ async def test_a_function_without_a_minimum_leaves_at_once(mayfly: Platform, eve
     assert first.runs.keys() == {b"x", b"inside"}
 
 
+@pytest.mark.invariant("S24")
 async def test_a_minimum_is_ready_elsewhere_before_it_is_stopped(mayfly: Platform, eventually: Eventually) -> None:
     """While its replacements start, calls go to the node that drains; when they are ready, none does. Not one fails or
     waits for a start, nobody is refused, and no start is asked of the node that drains."""
@@ -166,6 +165,7 @@ async def test_a_node_that_drains_after_its_word_was_lost_is_told_again(
     assert len(first.stops) == 2
 
 
+@pytest.mark.invariant("S23", "S24")
 async def test_under_load_nodes_drain_one_after_the_other_and_no_call_fails(
     mayfly: Platform, eventually: Eventually
 ) -> None:
