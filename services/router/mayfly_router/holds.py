@@ -17,7 +17,7 @@ from mayfly_router.pool import Pool
 from mayfly_router.state import State
 
 AGAIN_S = 60.0
-MOST_AGAIN = 500  # functions in one step
+LOT = 250  # functions between two moments in which others have their turn
 
 
 class Holding(NamedTuple):
@@ -71,16 +71,18 @@ class Holds:
         self._state = state
         self._tell = tell
         self._told: dict[str, _Told] = {}  # by function; those whose turn to be repeated is next come first
+        self._names: set[str] = set()  # still to be looked at
         self._released = False
 
-    def step(self, now: float) -> None:
-        """Say what is new, and again what was said a minute ago. To be called once a second."""
+    def step(self, now: float) -> bool:
+        """Say what is new, and again what was said a minute ago. To be called once a second, and until it is False."""
         if self._released:
-            return
-        names, self._state.restated = self._state.restated, set()
-        for name in names:
-            self._look_at(name, now)
-        due = [name for name, told in islice(self._told.items(), MOST_AGAIN) if now - told.at >= AGAIN_S]
+            return False
+        if not self._names:
+            self._names, self._state.restated = self._state.restated, set()
+        for _ in range(min(LOT, len(self._names))):
+            self._look_at(self._names.pop(), now)
+        due = [name for name, told in islice(self._told.items(), LOT) if now - told.at >= AGAIN_S]
         for name in due:
             told = self._told.pop(name)
             if self._current(name) is not told.pool:
@@ -89,6 +91,7 @@ class Holds:
             told.at = now
             for node, (holding, _) in told.nodes.items():
                 self._say(told, node, holding)
+        return bool(self._names) or len(due) == LOT
 
     def say_all_again(self) -> None:
         """What was said may be lost."""
