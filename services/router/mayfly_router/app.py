@@ -126,6 +126,7 @@ class Router:
             now = self.state.clock()
             blind = now - last > LATE_S or not self._bus.connected
             self._fleet.tick(now, now - last if blind else 0.0)
+            self._holds.go_on(now)
             self._targets.tick(now)
             self._leave_nodes(now)
             self._dispatch.tick(now)
@@ -141,8 +142,7 @@ class Router:
     async def _reports(self) -> None:
         while True:
             await asyncio.sleep(REPORT_S)
-            while self._holds.step(self.state.clock()):  # noqa: ASYNC110 - a lot at a time, and others' turn between
-                await asyncio.sleep(0)
+            self._holds.step(self.state.clock())
             self._events.every_second()
             with suppress(BusError):
                 self._bus.publish(subjects.load_router(self._config.name), records.encode(self.state.load()))

@@ -74,14 +74,14 @@ class Holds:
         self._names: set[str] = set()  # still to be looked at
         self._released = False
 
-    def step(self, now: float) -> bool:
-        """Say what is new, and again what was said a minute ago. To be called once a second, and until it is False."""
+    def step(self, now: float) -> None:
+        """Say what is new, and again what was said a minute ago. To be called once a second; the rest of a great deal
+        is for `go_on`."""
         if self._released:
-            return False
-        if not self._names:
-            self._names, self._state.restated = self._state.restated, set()
-        for _ in range(min(LOT, len(self._names))):
-            self._look_at(self._names.pop(), now)
+            return
+        self._names |= self._state.restated
+        self._state.restated = set()
+        self.go_on(now)
         due = [name for name, told in islice(self._told.items(), LOT) if now - told.at >= AGAIN_S]
         for name in due:
             told = self._told.pop(name)
@@ -91,7 +91,11 @@ class Holds:
             told.at = now
             for node, (holding, _) in told.nodes.items():
                 self._say(told, node, holding)
-        return bool(self._names) or len(due) == LOT
+
+    def go_on(self, now: float) -> None:
+        """Look at what is left."""
+        for _ in range(min(LOT, len(self._names))):
+            self._look_at(self._names.pop(), now)
 
     def say_all_again(self) -> None:
         """What was said may be lost."""
@@ -101,6 +105,7 @@ class Holds:
     def release(self) -> None:
         """There will be no owner to replace what leaves, so nobody is to wait for one."""
         self._released = True
+        self._names.clear()
         for told in self._told.values():
             self._take_back(told, told.nodes)
         self._told.clear()
