@@ -49,6 +49,7 @@ class ScriptedWorker:
         self.held: asyncio.Event | None = None  # calls end when it is set
         self.draining = False
         self.obedient = False  # does what `Stop` says, else only hears it
+        self.on_stop: Callable[[], object] = lambda: None
         self.leaving: set[str] = set()  # instances that go with their call
         self.started: list[str] = []  # functions, in the order of their starts
         self.slots: dict[str, tuple[str, int, int, bool]] = {}  # instance → function, version, memory, ready
@@ -185,6 +186,7 @@ class ScriptedWorker:
 
     def _on_stop(self, stop: messages.Stop) -> None:
         self.stops.append(stop)
+        self.on_stop()
         if not self.obedient:
             return
         idle = self.idle.get((stop.function, stop.version), [])

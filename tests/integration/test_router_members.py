@@ -15,7 +15,7 @@ from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.records import Client, RouterMembers
 from mayfly_router.membership import Membership
 from tests.conftest import Connect
-from tests.integration.router_peers import Platform, platform
+from tests.integration.router_peers import Platform, ScriptedWorker, platform
 
 BOTH = ["r1", "r2"]
 OF_R1, OF_R2 = (next(f"f{k}" for k in range(99) if ownership.owner(f"f{k}", BOTH) == owner) for owner in BOTH)
@@ -109,6 +109,7 @@ async def test_a_router_that_is_killed_is_replaced_within_a_second(mayfly: Platf
     assert worker.most == 1
 
 
+@pytest.mark.invariant("I9")
 async def test_a_router_that_slept_is_refused_and_passes_its_calls_on(mayfly: Platform) -> None:
     """SIGSTOP for longer than its lease: the other takes over; on waking, what it sends by the old epoch is refused
     and runs, once, through the new owner."""
@@ -128,6 +129,43 @@ async def test_a_router_that_slept_is_refused_and_passes_its_calls_on(mayfly: Pl
     assert set(worker.runs.values()) == {1}
     assert worker.most == 1
     await agree(mayfly, "r1", "r2")
+
+
+@pytest.mark.invariant("I9")
+async def test_an_owner_that_sleeps_and_its_successor_start_no_more_than_the_limit(mayfly: Platform) -> None:
+    """It falls asleep with starts under way and calls that wait, and wakes when the other orders for those it has: the
+    instances that exist at one time, by anybody's order, are never more than the limit."""
+    await mayfly.activator()
+    workers = [await mayfly.worker(name, cold_s=0.5) for name in ("n1", "n2")]
+    sleeper = await mayfly.router_process("r2")
+    await mayfly.router("r1")
+    await agree(mayfly, "r1", "r2")
+    await mayfly.deploy(OF_R2, max_instances=3, timeout_s=30)
+    for worker in workers:
+        worker.held = asyncio.Event()
+    calls = [asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"%d" % k, timeout_s=60)) for k in range(10)]
+    await mayfly.until(lambda state: state["functions"][OF_R2]["starting"] == 3, "r2")
+    sleeper.send_signal(signal.SIGSTOP)
+    existing: list[int] = []
+    watch = asyncio.create_task(_watch(workers, existing))
+    await mayfly.until(lambda state: state["members"] == ["r1"], "r1", timeout_s=20)
+    calls += [asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"%d" % k, timeout_s=60)) for k in range(10, 20)]
+    await mayfly.until(lambda state: state["functions"][OF_R2]["in_flight"] == 3, "r1")
+    for worker in workers:
+        assert worker.held is not None
+        worker.held.set()
+        worker.service_s = 0.05
+    sleeper.send_signal(signal.SIGCONT)
+    answers = await asyncio.gather(*calls)
+    watch.cancel()
+    assert sorted(int(answer["echo"]) for answer in answers) == list(range(20))
+    assert max(existing) == 3
+
+
+async def _watch(workers: list[ScriptedWorker], existing: list[int]) -> None:
+    while True:
+        existing.append(sum(len(worker.slots) for worker in workers))
+        await asyncio.sleep(0.002)
 
 
 async def test_a_restarted_router_finds_its_calls_again(mayfly: Platform) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.bus import Bus
-from mayfly_proto import headers
+from mayfly_chassis.kv import Bucket
+from mayfly_proto import codec, headers, messages, records, storage, subjects
 from mayfly_proto.errors import CallError, ErrorType
 from tests.integration.router_peers import Platform, outcome, platform
 from tests.integration.worker_driver import Driver, node, until
@@ -116,3 +117,75 @@ async def test_a_new_version_under_load_fails_no_call(real: Real) -> None:
     assert answers
     assert not [answer for answer in answers if isinstance(answer, CallError)]
     await until(real.driver.instances, lambda instances: {instance.version for instance in instances} == {6})
+
+
+async def drain(bus: Bus, name: str, on: bool) -> None:
+    """As the leading scaler does."""
+    order = codec.pack(messages.Drain("s1", 1, on))
+    reply = await bus.request(subjects.node_drain(name), order)
+    assert codec.Unpacker(messages.Drained)(reply.payload)[0].reason == ""
+
+
+async def state_of(mayfly: Platform, name: str, state: str) -> None:
+    """Wait until a node says so of itself."""
+    said = asyncio.Event()
+
+    def hear(_subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
+        if records.decode(payload, records.NodeLoad).state == state:
+            said.set()
+
+    bus = await mayfly.connect("operator")
+    await bus.subscribe(subjects.load_node(name), hear)
+    async with asyncio.timeout(15):
+        await said.wait()
+
+
+@pytest.mark.invariant("S24")
+async def test_real_nodes_drain_in_turn_and_no_call_fails(real: Real, server: EmbeddedServer, tmp_path: Path) -> None:
+    """Two nodes, each emptied and taken back while calls go on, of a function with a minimum and of one without: every
+    call has its result, and the minimum never waits for the worker's own limit."""
+    mayfly = real.mayfly
+    async with node(server, tmp_path / "n2", node="n2"):
+        await mayfly.until(lambda state: state["nodes"].get("n2", {}).get("usable"))
+        source = "import time\ndef handler(event, context):\n    time.sleep(0.002)\n    return event\n"
+        await real.deploy("floor", source, min_instances=2)
+        await real.deploy("free", source)
+        stop = asyncio.Event()
+
+        async def keep_calling(name: str) -> list[object]:
+            answers = []
+            while not stop.is_set():
+                answers.append(await mayfly.call(f"fn.{name}", b"1"))
+            return answers
+
+        callers = [asyncio.create_task(keep_calling(name)) for name in ("floor", "free") * 2]
+        for name in ("n1", "n2", "n1", "n2"):
+            await mayfly.until(lambda state: state["functions"]["floor"]["ready"] >= 2)
+            async with asyncio.timeout(8):  # the worker would wait ten seconds for the owner
+                await drain(real.driver.bus, name, True)
+                await state_of(mayfly, name, "empty")
+            await drain(real.driver.bus, name, False)
+            await mayfly.until(lambda state, name=name: not state["nodes"][name]["draining"])
+        stop.set()
+        answers = [answer for caller in callers for answer in await caller]
+    assert len(answers) > 100
+    assert not [answer for answer in answers if isinstance(answer, CallError)]
+
+
+async def test_real_nodes_keep_what_they_are_told_to_keep(real: Real) -> None:
+    """A learned keep-alive ends an instance sooner than the version's default, but not the one that is the minimum."""
+    targets = Bucket(await real.mayfly.connect("scaler"), storage.TARGETS)
+
+    async def want(name: str, minimum: int) -> None:
+        target = records.FunctionTarget(minimum=minimum, keep_alive_s=0.2, further_keep_alive_s=0.2)
+        await targets.put(storage.function_target_key(name), records.encode(target))
+
+    for name, minimum in (("kept", 1), ("let-go", 0)):
+        await want(name, minimum)
+        await real.deploy(name, "def handler(event, context):\n    return event\n")
+        await asyncio.gather(*(real.mayfly.call(f"fn.{name}", b"1") for _ in range(3)))
+    await until(real.driver.instances, lambda instances: [i.function for i in instances] == ["kept"], timeout_s=10)
+    reply = await real.mayfly.caller.request("fn.kept", b"1", timeout_s=20)
+    assert headers.parse(reply.headers)["Mayfly-Start"] == "warm"
+    await want("kept", 0)
+    await until(real.driver.instances, lambda instances: instances == [])

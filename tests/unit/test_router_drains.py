@@ -11,8 +11,6 @@ from mayfly_router.nodes import Node
 from mayfly_router.pool import Pool
 from tests.unit.router_parts import call, function_of, node, route, spec
 
-pytestmark = pytest.mark.invariant("S24")
-
 
 class Cluster:
     """A function on n1, which drains; n2 stays, unless a test takes it away."""
@@ -39,6 +37,7 @@ class Cluster:
         return sum(number for _, number in self.function.plan(0).orders)
 
 
+@pytest.mark.invariant("S24")
 def test_without_a_minimum_it_leaves_at_once() -> None:
     """Nothing is sent there any more, and the next call that finds no slot has an instance ordered elsewhere."""
     cluster = Cluster()
@@ -49,6 +48,7 @@ def test_without_a_minimum_it_leaves_at_once() -> None:
     assert cluster.leave() == [], "said once"
 
 
+@pytest.mark.invariant("S24")
 def test_a_minimum_is_ready_elsewhere_first() -> None:
     """It is ordered although it stands, and until it is ready there calls are sent to the node that drains."""
     cluster = Cluster(2, min_instances=2)
@@ -110,6 +110,7 @@ def test_nothing_is_left_while_something_may_come_up_elsewhere() -> None:
     assert cluster.leave() == ["n1"]
 
 
+@pytest.mark.invariant("S24")
 def test_with_no_other_node_service_goes_on() -> None:
     """A minimum with nowhere to go stays where it is, until the worker ends it."""
     cluster = Cluster(1, min_instances=1, max_instances=1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mayfly_proto.records import Client, FunctionTarget, NodeLease, RouterMembers
 from mayfly_router.function import Function
-from mayfly_router.holds import AGAIN_S, NOTHING, Holding, Holds, wanted
+from mayfly_router.holds import AGAIN_S, LOT, NOTHING, Holding, Holds, wanted
 from mayfly_router.pool import Pool
 from mayfly_router.state import State
 from tests.unit.router_parts import function_of, node, route, spec
@@ -185,6 +185,22 @@ def test_the_last_router_lets_go_of_everything() -> None:
     assert told.said == [("n1", NOTHING)]
     told.routes(n2=2)
     assert told.step(AGAIN_S) == []
+
+
+def test_many_functions_are_told_a_lot_at_a_time() -> None:
+    """A router that starts among thousands does not stop for all of them; and none is left out, nor said twice."""
+    told = Told(min_instances=1)
+    for number in range(3 * LOT):
+        function = Function(f"f{number}", told.state.backlog)
+        function.apply({1: spec(min_instances=1)}, 1, 0)
+        function.pools[1].route(told.state.nodes["n1"], route("a"), 0)
+        told.state.functions[function.name] = function
+        told.state.restated.add(function.name)
+    assert LOT - 1 <= len(told.step()) <= LOT
+    for _ in range(5):
+        told.holds.go_on(told.now)
+    assert len(told.said) == 3 * LOT
+    assert [len(told.step(seconds)) for seconds in (AGAIN_S, 1, 1, 1)] == [LOT, LOT, LOT, 0]
 
 
 class Workers:

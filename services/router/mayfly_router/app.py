@@ -126,6 +126,7 @@ class Router:
             now = self.state.clock()
             blind = now - last > LATE_S or not self._bus.connected
             self._fleet.tick(now, now - last if blind else 0.0)
+            self._holds.go_on(now)
             self._targets.tick(now)
             self._leave_nodes(now)
             self._dispatch.tick(now)

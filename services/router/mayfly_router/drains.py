@@ -16,6 +16,7 @@ from mayfly_router.nodes import Node
 from mayfly_router.pool import Pool
 
 AGAIN_S = 2.0
+MOST = 250  # at a time, so that others have their turn
 
 
 def leave(nodes: Iterable[Node], functions: dict[str, Function], now: float) -> list[Stopping]:
@@ -36,6 +37,8 @@ def leave(nodes: Iterable[Node], functions: dict[str, Function], now: float) -> 
             if leaves:
                 pool.leave(share, now)
                 stops.append(Stopping(pool, node.name, -1))
+                if len(stops) == MOST:
+                    return stops
     return stops
 
 

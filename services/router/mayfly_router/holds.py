@@ -17,7 +17,7 @@ from mayfly_router.pool import Pool
 from mayfly_router.state import State
 
 AGAIN_S = 60.0
-MOST_AGAIN = 500  # functions in one step
+LOT = 250  # functions between two moments in which others have their turn
 
 
 class Holding(NamedTuple):
@@ -71,16 +71,18 @@ class Holds:
         self._state = state
         self._tell = tell
         self._told: dict[str, _Told] = {}  # by function; those whose turn to be repeated is next come first
+        self._names: set[str] = set()  # still to be looked at
         self._released = False
 
     def step(self, now: float) -> None:
-        """Say what is new, and again what was said a minute ago. To be called once a second."""
+        """Say what is new, and again what was said a minute ago. To be called once a second; the rest of a great deal
+        is for `go_on`."""
         if self._released:
             return
-        names, self._state.restated = self._state.restated, set()
-        for name in names:
-            self._look_at(name, now)
-        due = [name for name, told in islice(self._told.items(), MOST_AGAIN) if now - told.at >= AGAIN_S]
+        self._names |= self._state.restated
+        self._state.restated = set()
+        self.go_on(now)
+        due = [name for name, told in islice(self._told.items(), LOT) if now - told.at >= AGAIN_S]
         for name in due:
             told = self._told.pop(name)
             if self._current(name) is not told.pool:
@@ -90,6 +92,11 @@ class Holds:
             for node, (holding, _) in told.nodes.items():
                 self._say(told, node, holding)
 
+    def go_on(self, now: float) -> None:
+        """Look at what is left."""
+        for _ in range(min(LOT, len(self._names))):
+            self._look_at(self._names.pop(), now)
+
     def say_all_again(self) -> None:
         """What was said may be lost."""
         for told in self._told.values():
@@ -98,6 +105,7 @@ class Holds:
     def release(self) -> None:
         """There will be no owner to replace what leaves, so nobody is to wait for one."""
         self._released = True
+        self._names.clear()
         for told in self._told.values():
             self._take_back(told, told.nodes)
         self._told.clear()
