@@ -248,6 +248,19 @@ async def test_leader_is_killed_after_each_step(mayfly: Cluster, after: str) -> 
     assert mayfly.machine.asked == ["remove n2"]
 
 
+async def test_worker_that_is_told_to_stop_is_left_alone(mayfly: Cluster) -> None:
+    """A rolling restart: it drains by itself, is asked once to go on, and refuses. Its successor is another."""
+    await mayfly.machine.start("n1")
+    n2 = await mayfly.machine.start("n2", used_mb=800, draining=True, stopping=True)
+    await mayfly.scaler()
+    await until(lambda: n2.told == 1)
+    await asyncio.sleep(1.5)
+    assert (n2.told, mayfly.decided("undrain"), mayfly.machine.asked) == (1, [], [])
+    await n2.end()
+    n2 = await mayfly.machine.start("n2", epoch=2, draining=True)
+    await until(lambda: not n2.draining)
+
+
 async def test_worker_outlives_all_scalers(mayfly: Cluster) -> None:
     """They are processes of another: when the last scaler stops, nothing happens to any node."""
     await mayfly.machine.start("n1", used_mb=950)
