@@ -110,7 +110,7 @@ class Worker:
 
 class Machine:
     """Serves `mayfly.local.nodes` as `mayfly up` does; ``boots`` False: what it starts never comes; ``full``: it
-    refuses to start any."""
+    refuses to start any; ``hangs``: it answers nothing."""
 
     def __init__(self, operator: Bus, worker: Bus) -> None:
         self.workers: dict[str, Worker] = {}
@@ -118,6 +118,7 @@ class Machine:
         self.asked: list[str] = []  # "add n2", each time
         self.boots = True
         self.full = False
+        self.hangs = False
         self._operator = operator
         self._worker = worker
         self._subscription: Subscription | None = None
@@ -154,6 +155,8 @@ class Machine:
     async def _do(self, verb: str, node: str, reply: bytes) -> None:
         if verb != api.LIST:
             self.asked.append(f"{verb} {node}")
+        if self.hangs:
+            return
         if verb == api.ADD and self.full:
             error = CallError(ErrorType.CONFLICT, "it is full", component="up")
             self._operator.publish(reply, error.body(), headers=error.headers())

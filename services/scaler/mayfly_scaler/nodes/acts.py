@@ -1,5 +1,6 @@
 """What the leader does to nodes: one thing at a time to each, and only while it leads."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -47,9 +48,14 @@ class Acts:
         self._provider = provider
         self._clock = clock
         self._done = done
-        self._busy: set[str] = set()
+        self._busy: dict[str, asyncio.Task[None]] = {}
         self._asked_to_go: dict[str, float] = {}
         self._stopping: dict[str, int] = {}  # epochs of workers that were told to stop: these never resume
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Under way."""
+        return list(self._busy.values())
 
     def step(self, step: Step) -> None:
         """One that is under way, or waits for the provider, is left for later."""
@@ -91,8 +97,7 @@ class Acts:
     def _begin(self, node: str, act: Callable[..., Awaitable[object]], *args: Any) -> None:
         if node in self._busy or not self._leader.leading:
             return
-        self._busy.add(node)
-        self._chassis.background(f"node {node}", self._carry_out(node, act, args))
+        self._busy[node] = self._chassis.background(f"node {node}", self._carry_out(node, act, args))
 
     async def _carry_out(self, node: str, act: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         try:
@@ -102,7 +107,7 @@ class Acts:
         except ProviderError as error:
             self.failed(self.health.changing, str(error))
         finally:
-            self._busy.discard(node)
+            del self._busy[node]
         self._done()
 
     async def _tell(self, node: str, on: bool) -> None:
