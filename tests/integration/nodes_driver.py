@@ -33,7 +33,8 @@ _decode_drain = codec.Unpacker(messages.Drain)
 
 @dataclass(eq=False)
 class Worker:
-    """A node that has a lease, reports, and does as it is told; ``obeys`` False: it hears nothing of drains."""
+    """A node that has a lease, reports, and does as it is told; ``obeys`` False: it hears nothing of drains;
+    ``stopping``: it has had its SIGTERM."""
 
     name: str
     bus: Bus
@@ -42,7 +43,8 @@ class Worker:
     memory_mb: int = NODE_MB
     draining: bool = False
     obeys: bool = True
-    drains: int = 0  # orders that it carried out
+    stopping: bool = False
+    told: int = 0
     scaler_epoch: int = 0
     _subscription: Subscription | None = None
     _task: asyncio.Task[None] | None = None
@@ -77,13 +79,15 @@ class Worker:
 
     def _told(self, _subject: bytes, reply: bytes, _raw: bytes | None, payload: bytes) -> None:
         drain, _ = _decode_drain(payload)
+        self.told += 1
         if not self.obeys:
             return
         reason = messages.Refusal.STALE if drain.epoch < self.scaler_epoch else ""
+        if self.stopping and not drain.on:
+            reason = messages.Refusal.DRAINING
         if not reason:
             self.scaler_epoch = drain.epoch
             self.draining = drain.on
-            self.drains += 1
             asyncio.get_running_loop().create_task(self._lease())
         self.bus.publish(reply, codec.pack(messages.Drained(self.name, self.epoch, self.state, reason)))
 
@@ -106,7 +110,7 @@ class Worker:
 
 class Machine:
     """Serves `mayfly.local.nodes` as `mayfly up` does; ``boots`` False: what it starts never comes; ``full``: it
-    refuses to start any."""
+    refuses to start any; ``hangs``: it answers nothing."""
 
     def __init__(self, operator: Bus, worker: Bus) -> None:
         self.workers: dict[str, Worker] = {}
@@ -114,6 +118,7 @@ class Machine:
         self.asked: list[str] = []  # "add n2", each time
         self.boots = True
         self.full = False
+        self.hangs = False
         self._operator = operator
         self._worker = worker
         self._subscription: Subscription | None = None
@@ -150,6 +155,8 @@ class Machine:
     async def _do(self, verb: str, node: str, reply: bytes) -> None:
         if verb != api.LIST:
             self.asked.append(f"{verb} {node}")
+        if self.hangs:
+            return
         if verb == api.ADD and self.full:
             error = CallError(ErrorType.CONFLICT, "it is full", component="up")
             self._operator.publish(reply, error.body(), headers=error.headers())

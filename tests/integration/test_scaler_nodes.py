@@ -5,6 +5,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -91,6 +92,7 @@ async def test_what_has_found_its_place_is_not_counted_twice(mayfly: Cluster) ->
     assert mayfly.machine.asked == ["add n2"]
 
 
+@pytest.mark.invariant("S24")
 async def test_operators_word(mayfly: Cluster) -> None:
     """Drain: written down, carried out, said; the node is never taken away nor had back, however much is asked for.
     Undrain: at once. A node that nobody knows is 404."""
@@ -246,6 +248,35 @@ async def test_leader_is_killed_after_each_step(mayfly: Cluster, after: str) -> 
     await gone(mayfly, "n2")
     assert mayfly.machine.up == ["n1"]
     assert mayfly.machine.asked == ["remove n2"]
+
+
+async def test_worker_that_is_told_to_stop_is_left_alone(mayfly: Cluster) -> None:
+    """A rolling restart: it drains by itself, is asked once to go on, and refuses. Its successor is another."""
+    await mayfly.machine.start("n1")
+    n2 = await mayfly.machine.start("n2", used_mb=800, draining=True, stopping=True)
+    await mayfly.scaler()
+    await until(lambda: n2.told == 1)
+    await asyncio.sleep(1.5)
+    assert (n2.told, mayfly.decided("undrain"), mayfly.machine.asked) == (1, [], [])
+    await n2.end()
+    n2 = await mayfly.machine.start("n2", epoch=2, draining=True)
+    await until(lambda: not n2.draining)
+
+
+async def test_scaler_stops_at_once_whatever_it_waits_for(mayfly: Cluster) -> None:
+    """A provider that takes a minute to take a node away does not keep the scaler: the next leader goes on with it."""
+    await mayfly.machine.start("n1")
+    await mayfly.machine.start("n2")
+    scaler = await mayfly.scaler()
+    await until(lambda: mayfly.decided("drain"))
+    mayfly.machine.hangs = True
+    await until(lambda: mayfly.machine.asked == ["remove n2"])
+    began = monotonic()
+    await scaler.aclose()
+    assert monotonic() - began < 2
+    mayfly.machine.hangs = False
+    await mayfly.scaler("s2")
+    await gone(mayfly, "n2")
 
 
 async def test_worker_outlives_all_scalers(mayfly: Cluster) -> None:

@@ -124,14 +124,18 @@ def test_report_from_before_the_drain_does_not_say_empty(world: World, fleet: Fl
     assert world.look(fleet) == [("n1", "empty")]
 
 
+@pytest.mark.invariant("I33")
 def test_silence_is_suspected_and_then_believed(world: World, fleet: Fleet) -> None:
-    """No report for three seconds: suspect, still capacity. No lease: lost, and expected back while it is listed."""
+    """No report for three seconds: suspect, still capacity, and what it said last is still asked for. No lease: lost,
+    and expected back while it is listed."""
     world.listed.add("n1")
     world.join("n1")
+    world.report("n1", used_mb=700)
     world.look(fleet)
     assert world.look(fleet, STALE_S + 0.1) == [("n1", "suspect")]
     amounts = fleet.amounts(size=SIZE, blocked=False, provider_fails=False)
     assert (amounts.up, amounts.silent) == (1, 1.0)
+    assert [seen.load.memory_used_mb for seen in fleet.seen()] == [700]
     world.report("n1")
     assert world.look(fleet) == [("n1", "up")]
     del world.leases["n1"]

@@ -213,7 +213,7 @@ class Scaling(RuleBasedStateMachine):
         super().teardown()
 
 
-@pytest.mark.invariant("S23", "S24", "P18")
+@pytest.mark.invariant("S23", "P18")
 @pytest.mark.timeout(120)
 class TestScaling(Scaling.TestCase):  # type: ignore[name-defined,misc]
     """Exactly one result or one error for each call; nothing is taken away while calls run on it; no node twice."""

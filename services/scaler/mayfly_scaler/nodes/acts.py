@@ -1,5 +1,6 @@
 """What the leader does to nodes: one thing at a time to each, and only while it leads."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import structlog
 from mayfly_chassis.errors import BusError
 from mayfly_chassis.service import Chassis
 from mayfly_proto import codec, subjects
-from mayfly_proto.messages import Drain, Drained
+from mayfly_proto.messages import Drain, Drained, Refusal
 from mayfly_scaler.decisions import NODES, Decisions, about_node
 from mayfly_scaler.leader import Leader
 from mayfly_scaler.nodes.backoff import Backoff, Health
@@ -47,8 +48,14 @@ class Acts:
         self._provider = provider
         self._clock = clock
         self._done = done
-        self._busy: set[str] = set()
+        self._busy: dict[str, asyncio.Task[None]] = {}
         self._asked_to_go: dict[str, float] = {}
+        self._stopping: dict[str, int] = {}  # epochs of workers that were told to stop: these never resume
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Under way."""
+        return list(self._busy.values())
 
     def step(self, step: Step) -> None:
         """One that is under way, or waits for the provider, is left for later."""
@@ -56,7 +63,9 @@ class Acts:
             case Act.DRAIN:
                 self._begin(step.node, self._tell, True)
             case Act.RESUME:
-                self._begin(step.node, self._tell, False)
+                lease = self._fleet[step.node].lease
+                if lease is not None and self._stopping.get(step.node) != lease.epoch:
+                    self._begin(step.node, self._tell, False)
             case Act.FORGET:
                 self._begin(step.node, self._targets.undrain)
             case Act.REMOVE:
@@ -88,8 +97,7 @@ class Acts:
     def _begin(self, node: str, act: Callable[..., Awaitable[object]], *args: Any) -> None:
         if node in self._busy or not self._leader.leading:
             return
-        self._busy.add(node)
-        self._chassis.background(f"node {node}", self._carry_out(node, act, args))
+        self._busy[node] = self._chassis.background(f"node {node}", self._carry_out(node, act, args))
 
     async def _carry_out(self, node: str, act: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         try:
@@ -99,11 +107,11 @@ class Acts:
         except ProviderError as error:
             self.failed(self.health.changing, str(error))
         finally:
-            self._busy.discard(node)
+            del self._busy[node]
         self._done()
 
     async def _tell(self, node: str, on: bool) -> None:
-        """A worker that is told to stop refuses to resume, and is told again until it is gone."""
+        """Its lease says so in a moment; if it does not, it is told again."""
         drain = Drain(self._leader.scaler, self._leader.epoch, on)
         reply = await self._chassis.bus.request(subjects.node_drain(node), codec.pack(drain), timeout_s=ANSWER_S)
         try:
@@ -114,6 +122,8 @@ class Acts:
         target = self._targets.nodes.get(node)
         if drained.reason:
             _log.info("node.refuses", node=node, on=on, reason=drained.reason)
+            if drained.reason == Refusal.DRAINING:
+                self._stopping[node] = drained.node_epoch
         elif target is not None and target.by == OPERATOR and on:
             self._decisions.say(about_node(node), "drain", why=_because("an operator wants it empty", target.why))
         elif target is None and not on:

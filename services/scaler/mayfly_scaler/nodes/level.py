@@ -61,6 +61,7 @@ class NodeLevel:
         self._listed: frozenset[str] | None = None  # by the provider; None: it has not said yet
         self._fresh_list = False
         self._joined = float("-inf")  # when a node came up last
+        self._tasks: list[asyncio.Task[None]] = []
         self._acts = Acts(
             chassis, leader, decisions, self._targets, self._fleet, self._provider, self._clock, self._wake.set
         )
@@ -72,14 +73,19 @@ class NodeLevel:
         if self._provider is None:
             self._listed = frozenset()
         else:
-            self._chassis.background("provider", self._keep_listed(self._provider))
-        self._chassis.background("nodes", self._keep_looking())
+            self._tasks.append(self._chassis.background("provider", self._keep_listed(self._provider)))
+        self._tasks.append(self._chassis.background("nodes", self._keep_looking()))
 
     def lead(self) -> None:
         self._amount.lead(self._clock())
         self._wake.set()
 
     async def stop(self) -> None:
+        """What was begun is for the next leader to end."""
+        tasks = [*self._tasks, *self._acts.tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._targets.stop()
         if self._provider is not None:
             await self._provider.close()
