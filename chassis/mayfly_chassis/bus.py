@@ -8,7 +8,7 @@ role's prefix; replies find their future by subject.
 import asyncio
 import itertools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -28,13 +28,15 @@ log = structlog.get_logger()
 
 
 class Subscription:
+    __slots__ = ("_bus", "sid")
+
     def __init__(self, bus: "Bus", sid: int) -> None:
         self._bus = bus
-        self._sid = sid
+        self.sid = sid  # by which the server knows it
 
     async def unsubscribe(self) -> None:
         """Returns when no more messages come; those that were on their way have been delivered."""
-        await self._bus._unsubscribe(self._sid)
+        await self._bus.unsubscribe([self])
 
 
 class Bus(Connection):
@@ -155,6 +157,22 @@ class Bus(Connection):
         """
         return Subscription(self, self._listen(subject, queue, callback))
 
+    async def unsubscribe(self, subscriptions: Collection[Subscription]) -> None:
+        """All of these in one turn-around; see `Subscription.unsubscribe`."""
+        for subscription in subscriptions:
+            self._client.forget(subscription.sid)
+            if not self._closing:
+                # Without a connection as well: the SUB may still wait to be sent, and a queue member that nobody serves
+                # would swallow messages.
+                self._command(frames.unsubscribe(subscription.sid))
+        if subscriptions and self.connected and not self._closing:
+            try:
+                await self.flush()
+            except BusError:
+                log.warning("bus.flush_failed")
+        for subscription in subscriptions:
+            self._client.silence(subscription.sid)
+
     def _over(self) -> None:
         self._replies.fail()
 
@@ -165,19 +183,6 @@ class Bus(Connection):
         sid = self._client.listen(subject, queue, callback)
         self._command(frames.subscribe(encoded, frames.encoded(queue) if queue else b"", sid))
         return sid
-
-    async def _unsubscribe(self, sid: int) -> None:
-        self._client.forget(sid)
-        if self.connected and not self._closing:
-            self._command(frames.unsubscribe(sid))
-            try:
-                await self.flush()
-            except BusError:
-                log.warning("bus.flush_failed")
-        elif not self._closing:
-            # The SUB may still wait to be sent; a queue member that nobody serves would swallow messages.
-            self._command(frames.unsubscribe(sid))
-        self._client.silence(sid)
 
 
 def _expire(future: asyncio.Future[Reply], subject: str | bytes, timeout_s: float) -> None:

@@ -31,6 +31,7 @@ from mayfly_chassis.micro import Micro
 C = TypeVar("C", bound=ServiceConfig)
 
 _CONNECT_RETRY_S = 0.2
+_COLLECT_EVERY = (50_000, 20, 50)  # allocations; a start makes hundreds of thousands of objects, and keeps them all
 
 log = structlog.get_logger()
 
@@ -141,6 +142,7 @@ async def _serve(name: str, app: App[C], config: C) -> int:
         else:
             task.cancel()
 
+    gc.set_threshold(*_COLLECT_EVERY)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop)
     try:
@@ -152,8 +154,7 @@ async def _serve(name: str, app: App[C], config: C) -> int:
             chassis = await stack.enter_async_context(running(name, app, config))
             ready.append(chassis)
             gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 50)  # what was made at start stays; collecting it costs milliseconds
+            gc.freeze()  # what was made at start stays; to go through it costs milliseconds
             supervisor.notify(supervisor.READY)
             await chassis.stopping.wait()
             supervisor.notify(supervisor.STOPPING)

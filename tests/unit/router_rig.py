@@ -171,7 +171,7 @@ class Rig:
         if slots:
             route = Route(epoch=1, instances=[f"i{k}" for k in range(slots)], slots=slots)
             self.function.current.route(node, route, self.now)
-        await self.intake.follow(self.state.functions)
+        await self.intake.follow("f", self.function)
         return self.function
 
     @property
@@ -198,6 +198,12 @@ class Rig:
         raw, body = (headers.PROLOGUE + b"\r\n", payload) if error is None else (error.headers(), error.body())
         self.durable.on_outcome(invoke.reply.encode(), b"", raw, body)
         self.done(invoke)
+
+    def second(self) -> None:
+        """What goes by the second."""
+        self.durable.look_for_lost(self.now)
+        for function in list(self.state.awake):
+            self.durable.extend(function, self.now)
 
     def done(self, *invokes: messages.Invoke, refused: list[tuple[int, str]] | None = None) -> None:
         seqs = [invoke.seq for invoke in invokes]

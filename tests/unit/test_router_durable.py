@@ -67,7 +67,7 @@ async def test_a_lost_outcome_does_not_let_others_of_its_key_overtake(rig: Rig) 
     (first, _) = rig.wire.invokes()[0]
     rig.done(first)
     rig.now += 3
-    rig.durable.extend(rig.now)
+    rig.second()
     await rig.rest()
     rig.durable.tick(rig.now)
     assert [payload for _, payload in rig.wire.invokes()] == [b"7", b"7"]
@@ -92,7 +92,7 @@ def leave(rig: Rig) -> None:
     rig.state.leaving["f"] = rig.state.functions.pop("f")
     for call in rig.function.leave():
         rig.durable.give_back_call(call)
-    rig.durable.release(rig.function)
+    rig.durable.release([rig.function])
 
 
 async def test_an_outcome_at_a_router_that_is_about_to_let_go_is_settled_like_any_other(rig: Rig) -> None:
@@ -123,7 +123,7 @@ async def test_the_lease_of_an_adopted_call_is_extended_at_once(rig: Rig) -> Non
     """The router that had it may have died three seconds after it did so last."""
     await rig.deploy()
     adopted(rig, 7)
-    rig.durable.extend(rig.now)
+    rig.second()
     assert rig.wire.words() == ["7 +WPI"]
 
 
@@ -178,7 +178,7 @@ async def test_a_late_outcome_does_not_end_the_second_run(rig: Rig) -> None:
     (first, _) = rig.wire.invokes()[0]
     rig.done(first)
     rig.now += 3
-    rig.durable.extend(rig.now)
+    rig.second()
     rig.deliver(7, times=2)
     rig.outcome(first)
     assert set(rig.events.held) == {7}
@@ -205,7 +205,6 @@ async def test_a_consumer_that_could_not_be_asked_is_asked_later(rig: Rig) -> No
     rig.intake.tick(rig.now)
     rig.state.backlog.remove(rig.state.backlog.limit)
     rig.intake.tick(rig.now)
-    rig.intake.look_for_silence(rig.now)
     again = [subject for subject, _, _ in rig.wire.sent if ".MSG.NEXT." in subject]
     assert again[len(asked) :] == ["$JS.API.CONSUMER.MSG.NEXT.EVENTS.f_1"]
 
@@ -215,7 +214,7 @@ async def test_the_barrier_of_a_trigger_that_is_gone_is_waited_for_no_longer(rig
     await rig.deploy(ordered="subject.2")
     rig.wire.refuses.add("$JS.API.CONSUMER.INFO.EVENTS.")
     rig.function.sources = [source for source in rig.function.sources if source is not rig.events]
-    await rig.intake.follow(rig.state.functions)
+    await rig.intake.follow("f", rig.function)
     await rig.over()
 
 
@@ -267,7 +266,7 @@ async def test_a_slow_key_leaves_room_for_others(rig: Rig) -> None:
     await rig.deploy(slots=2, ordered="subject.2")
     source = rig.events
     source.early = None
-    rig.intake.look_for_silence(rig.now)
+    rig.intake.tick(rig.now)
     asked = source.asked
     for sequence in range(1, asked + 1):
         rig.deliver(sequence, b"slow")
@@ -344,7 +343,7 @@ async def test_what_another_router_has_settled_does_not_run_again_in_its_order(r
     rig.done(rig.wire.invokes()[0][0])
     rig.wire.acked = 7
     rig.now += 3
-    rig.durable.extend(rig.now)
+    rig.second()
     await rig.rest()
     assert [payload for _, payload in rig.wire.invokes()] == [b"7", b"8"]
 

@@ -126,7 +126,8 @@ def test_a_load_says_how_long_calls_take_and_wait() -> None:
     function = function_of(9)
     pool = function.pools[1]
     assert function_load(function, 5) == FunctionLoad()
-    pool.durations_s.extend(number / 1000 for number in range(1, 1001))
+    for number in range(1, 1001):
+        pool.durations.add(number / 1000)
     pool.served(0.25)
     pool.starts.order(["a"], 1)
     pool.route(node(), route("a"), 1.5)

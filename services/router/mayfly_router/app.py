@@ -12,23 +12,26 @@ from mayfly_chassis.micro import Request
 from mayfly_chassis.mirror import Mirror
 from mayfly_chassis.service import Chassis
 from mayfly_proto import records, storage, subjects
+from mayfly_proto.records import FunctionLoad, RouterLoad
 from mayfly_router import drains
 from mayfly_router.catalog import Catalog
 from mayfly_router.config import RouterConfig
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.durable.events import Events
 from mayfly_router.fleet import Fleet
+from mayfly_router.function import Function
 from mayfly_router.handover import Handovers
 from mayfly_router.holds import Holds
 from mayfly_router.membership import Membership
 from mayfly_router.nodes import Node
 from mayfly_router.orders import Orders
+from mayfly_router.rounds import Rounds
 from mayfly_router.state import State
+from mayfly_router.subscriptions import Subscriptions
 from mayfly_router.targets import Targets
 
 TICK_S = 0.025  # deadlines and timers are this coarse
 LATE_S = 1.0  # a tick that comes so late says that this process was paused
-REPORT_S = 1.0
 STOP_S = 4.0  # that the others may take to take over
 
 _log = structlog.get_logger()
@@ -58,6 +61,7 @@ class Router:
         events = self._events = Events(bus, self.state, self._dispatch, chassis.background, soon)
         self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background, events.durable.adopt)
         self._handovers = Handovers(bus, self.state, self._dispatch, events.durable.give_back_call)
+        self._subscriptions = Subscriptions(bus, self.state, self._dispatch, events)
         self._catalog = Catalog(
             bus,
             self.state,
@@ -67,6 +71,7 @@ class Router:
             self._handovers,
             events,
             self._targets,
+            self._subscriptions,
             chassis.background,
         )
         self._membership = Membership(bus, config.name, self._catalog.reassign)
@@ -85,7 +90,7 @@ class Router:
         await bus.subscribe(subjects.router_done(name), self._dispatch.on_done)
         await bus.subscribe(subjects.router_failed(name), self._orders.on_failed)
         await bus.subscribe(subjects.router_handover(name), self._handovers.on_handover)
-        await bus.subscribe(subjects.router_ping(name), self._catalog.on_ping)
+        await bus.subscribe(subjects.router_ping(name), self._subscriptions.on_ping)
         await bus.subscribe(subjects.LOAD_NODES, self._fleet.on_load)
         await bus.subscribe(subjects.DISCONNECT, self._on_disconnect)
         await self._chassis.micro.endpoint("state", subjects.router_state(name), self._report)
@@ -93,34 +98,34 @@ class Router:
             await mirror.start()
         bus.on_reconnect(self._on_reconnect)
         await self._membership.join()
-        self._chassis.background("subscriptions", self._catalog.keep())
+        self._chassis.background("subscriptions", self._subscriptions.keep())
         self._chassis.background("membership", self._membership.keep())
         self._chassis.background("ticker", self._tick())
-        self._chassis.background("reports", self._reports())
-        await self._catalog.subscribed()
+        await self._subscriptions.complete()
 
     async def stop(self) -> None:
         """Give everything to the others; the last router lets those who wait still be served for a while."""
         with suppress(TimeoutError, BusError):
             async with asyncio.timeout(self._config.drain_s + STOP_S):
                 if len(self.state.members.members) == 1:
-                    self._catalog.close()
-                    await self._catalog.release()
+                    self._subscriptions.close()
+                    await self._subscriptions.release()
                     await self._drain()
                     self._holds.release()
                 await self._membership.leave()
-                await self._catalog.release()
+                await self._subscriptions.release()
         for mirror in (self._membership, self._catalog, self._targets, self._routes, self._nodes):
             await mirror.stop()
 
     async def _drain(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_s):
-                while self._events.durable.running or any(f.waiting for f in self.state.functions.values()):  # noqa: ASYNC110
+                while self._events.durable.running or any(f.waiting for f in self.state.awake):  # noqa: ASYNC110
                     await asyncio.sleep(TICK_S)
 
     async def _tick(self) -> None:
         last = self.state.clock()
+        rounds = Rounds(self.state, self._look, self._every_second)
         while True:
             await asyncio.sleep(TICK_S)
             now = self.state.clock()
@@ -131,6 +136,7 @@ class Router:
             self._leave_nodes(now)
             self._dispatch.tick(now)
             self._events.tick(now)
+            rounds.tick(now)
             last = now
 
     def _leave_nodes(self, now: float) -> None:
@@ -139,13 +145,16 @@ class Router:
                 self._orders.stop(stopping)
                 self._dispatch.touch(stopping.pool.name)
 
-    async def _reports(self) -> None:
-        while True:
-            await asyncio.sleep(REPORT_S)
-            self._holds.step(self.state.clock())
-            self._events.every_second()
-            with suppress(BusError):
-                self._bus.publish(subjects.load_router(self._config.name), records.encode(self.state.load()))
+    def _look(self, function: Function, now: float) -> FunctionLoad | None:
+        self._events.extend(function, now)
+        return self.state.look_at(function, now)
+
+    def _every_second(self, loads: dict[str, FunctionLoad], now: float) -> None:
+        self._holds.step(now)
+        self._events.every_second(now)
+        report = RouterLoad(router=self._config.name, epoch=self.state.members.epoch, functions=loads)
+        with suppress(BusError):
+            self._bus.publish(subjects.load_router(self._config.name), records.encode(report))
 
     async def _report(self, _request: Request) -> bytes:
         return records.encode(self.state.report())

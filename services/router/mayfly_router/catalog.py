@@ -1,20 +1,21 @@
-"""Which functions there are and which of them are this router's: its subscriptions follow from that.
+"""Which functions there are and which of them are this router's.
 
 A function changes hands in an order that leaves no moment without a subscriber: the new owner subscribes, says so in
 its answer to a ping (the epoch it has carried out), and only then the old one lets go. Until then calls that reach the
 old one are handed over one by one.
+
+To give a function away is a matter of the moment, for from the new epoch on its calls are another's. To take one over
+is not: those that are new here are made one after the other, those with instances first, or at once when they are asked
+for (`State.owned`).
 """
 
 import asyncio
 from contextlib import suppress
-from functools import partial
-from typing import NamedTuple
 
 import structlog
 
-from mayfly_chassis.bus import Bus, Subscription
+from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, NoResponders
-from mayfly_chassis.frames import Callback
 from mayfly_chassis.mirror import Mirror
 from mayfly_proto import ownership, records, storage, subjects
 from mayfly_proto.records import FunctionRecord, RouterMembers, VersionSpec
@@ -26,6 +27,7 @@ from mayfly_router.function import Change, Function
 from mayfly_router.handover import Handovers
 from mayfly_router.orders import Background, Orders
 from mayfly_router.state import State
+from mayfly_router.subscriptions import Subscriptions
 from mayfly_router.targets import Targets
 
 PEERS_S = 3.0  # that the new owners may take until the old one lets go all the same
@@ -33,13 +35,6 @@ PING_S = 0.2
 RETRY_S = 0.02
 
 _log = structlog.get_logger()
-
-
-class Wanted(NamedTuple):
-    """A subscription."""
-
-    subject: str
-    queue: str
 
 
 class Catalog:
@@ -53,6 +48,7 @@ class Catalog:
         handovers: Handovers,
         events: Events,
         targets: Targets,
+        subscriptions: Subscriptions,
         background: Background,
     ) -> None:
         self._bus = bus
@@ -63,16 +59,13 @@ class Catalog:
         self._handovers = handovers
         self._events = events
         self._targets = targets
+        self._subscriptions = subscriptions
         self._background = background
         self._functions = Mirror(bus, storage.FUNCTIONS, self._on_function)
         self._versions = Mirror(bus, storage.VERSIONS, self._on_version)
         self._records: dict[str, FunctionRecord] = {}
-        self._subscriptions: dict[Wanted, tuple[Subscription, Function]] = {}
-        self._work = asyncio.Event()
-        self._closing = False
-        self._epoch_done = 0  # of the members, as far as subscriptions follow it
-        self._subscribed = asyncio.Event()
-        self._released = asyncio.Event()
+        self._arriving: set[str] = set()  # ours, and not made yet
+        state.make = self._make
 
     async def start(self) -> None:
         """The mirrors are loaded on return."""
@@ -83,51 +76,20 @@ class Catalog:
         await self._functions.stop()
         await self._versions.stop()
 
-    async def subscribed(self) -> None:
-        """Wait until every function that is ours for now can be called."""
-        await self._subscribed.wait()
-
-    async def release(self) -> None:
-        """Wait until nothing is subscribed any longer: the others have taken over, or, alone, `close` was called."""
-        await self._released.wait()
-
-    def close(self) -> None:
-        """Take no more calls, and pull no more events; outcomes are still heard."""
-        self._closing = True
-        self._work.set()
-
     def reassign(self, members: RouterMembers) -> None:
         """The members have changed: give away and take over."""
-        self._state.members = members
-        for name in list(self._state.functions):
-            if not self._is_ours(name):
-                self._give_away(name)
-        for name in self._records:
-            if name not in self._state.functions:
-                self._apply(name)
+        state = self._state
+        state.members = members
+        ours = {name for name in self._records if self._is_ours(name)}
+        leaving = [name for name in state.functions if name not in ours]
+        self._give_away(leaving)
+        self._arriving = ours.difference(state.functions)
         self._fleet.adopt_all()
         self._handovers.catch_up()
-        self._subscribed.clear()
-        self._work.set()
-        if self._state.leaving:
-            self._background("let go", self._let_go(members, dict(self._state.leaving)))
+        self._subscriptions.members_changed([*leaving, *sorted(self._arriving, key=self._fleet.has_none)])
+        if state.leaving:
+            self._background("let go", self._let_go(members, dict(state.leaving)))
         _log.info("members.changed", epoch=members.epoch, members=sorted(members.members))
-
-    def on_ping(self, _subject: bytes, reply: bytes, _raw: bytes | None, _payload: bytes) -> None:
-        if reply:
-            self._bus.publish(reply, b"%d" % self._epoch_done)
-
-    async def keep(self) -> None:
-        """Have the subscriptions follow. Runs until cancelled."""
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            try:
-                await self._follow()
-            except BusError as error:
-                _log.warning("subscriptions.unreachable", error=str(error))
-                self._work.set()
-                await asyncio.sleep(PING_S)
 
     def _is_ours(self, name: str) -> bool:
         return ownership.owner(name, self._state.members.members) == self._state.router
@@ -135,19 +97,25 @@ class Catalog:
     def _on_function(self, name: str, value: bytes | None) -> None:
         if value is None:
             self._records.pop(name, None)
+            self._arriving.discard(name)
             self._state.leaving.pop(name, None)
             if function := self._state.functions.pop(name, None):
                 self._carry_out(name, function.delete())
-                self._events.release(function)
+                self._events.release([function])
+            self._subscriptions.changed([name])
         else:
             self._records[name] = records.decode(value, FunctionRecord)
             self._apply(name)
-        self._work.set()
 
     def _on_version(self, key: str, value: bytes | None) -> None:
         name = key.rpartition(".")[0]
         if value is not None and name in self._records:
             self._apply(name)
+
+    def _make(self, name: str) -> Function | None:
+        if name in self._arriving:
+            self._apply(name)
+        return self._state.functions.get(name)
 
     def _apply(self, name: str) -> None:
         """Bring a function of ours to what its record says, as far as the specs are known already."""
@@ -160,6 +128,7 @@ class Catalog:
         specs = {version: spec for version in versions if (spec := self._spec(function, version))}
         if record.current not in specs:
             return  # it is on its way: `_on_version` comes back
+        self._arriving.discard(name)
         self._state.functions[name] = function
         before = function.current
         self._carry_out(name, function.apply(specs, record.current, self._state.clock()))
@@ -169,7 +138,7 @@ class Catalog:
             if version not in known:
                 self._fleet.equip(pool)
         self._targets.equip(function)
-        self._work.set()
+        self._subscriptions.changed([name])
 
     def _spec(self, function: Function, version: int) -> VersionSpec | None:
         if pool := function.pools.get(version):
@@ -184,12 +153,13 @@ class Catalog:
         for stopping in change.stops:
             self._orders.stop(stopping)
 
-    def _give_away(self, name: str) -> None:
-        function = self._state.functions.pop(name)
-        self._state.leaving[name] = function
-        for call in function.leave():
-            self._handovers.divert(call, name)
-        self._events.release(function)
+    def _give_away(self, names: list[str]) -> None:
+        leaving = {name: self._state.functions.pop(name) for name in names}
+        self._state.leaving |= leaving
+        for name, function in leaving.items():
+            for call in function.leave():
+                self._handovers.divert(call, name)
+        self._events.release(leaving.values())
 
     async def _let_go(self, members: RouterMembers, leaving: dict[str, Function]) -> None:
         """Unsubscribe from what is others' when they have subscribed."""
@@ -200,7 +170,7 @@ class Catalog:
         for name, function in leaving.items():
             if self._state.leaving.get(name) is function:
                 del self._state.leaving[name]
-        self._work.set()
+        self._subscriptions.changed(leaving)
 
     async def _wait_for(self, peer: str, epoch: int) -> None:
         """Until the peer says that its subscriptions follow this epoch, or is gone."""
@@ -214,43 +184,3 @@ class Catalog:
             except BusError:
                 pass
             await asyncio.sleep(RETRY_S)
-
-    async def _follow(self) -> None:
-        epoch = self._state.members.epoch
-        wanted = self._wanted()
-        outdated = []
-        for key, (function, callback) in wanted.items():
-            present = self._subscriptions.get(key)
-            if present is None or present[1] is not function:
-                subscription = await self._bus.subscribe(key.subject, callback, queue=key.queue)
-                self._subscriptions[key] = (subscription, function)
-                outdated += [present[0]] if present else []
-        outdated += [self._subscriptions.pop(key)[0] for key in self._subscriptions.keys() - wanted.keys()]
-        await self._events.follow({} if self._closing else self._state.functions)
-        await self._bus.flush()
-        self._epoch_done = epoch
-        self._subscribed.set()
-        await asyncio.gather(*(subscription.unsubscribe() for subscription in outdated))
-        if self._closing or not self._subscriptions:
-            self._released.set()
-        else:
-            self._released.clear()
-
-    def _wanted(self) -> dict[Wanted, tuple[Function, Callback]]:
-        wanted: dict[Wanted, tuple[Function, Callback]] = {}
-        for function in (*self._state.leaving.values(), *self._state.functions.values()):
-            name, router = function.name, subjects.ROUTER_QUEUE
-            for subject, callback in self._events.outcomes(function):
-                wanted[Wanted(subject, router)] = (function, callback)
-            if self._closing:
-                continue
-            for subject, callback in self._events.wishes(function):
-                wanted[Wanted(subject, router)] = (function, callback)
-            wanted[Wanted(subjects.call(name), router)] = (function, partial(self._dispatch.on_call, function, 0))
-            for version in function.pools:
-                callback = partial(self._dispatch.on_call, function, version)
-                wanted[Wanted(subjects.call(name, version), router)] = (function, callback)
-            for subject in function.subjects:
-                callback = partial(self._dispatch.on_message, function)
-                wanted[Wanted(subject, subjects.trigger_queue(name))] = (function, callback)
-        return wanted

@@ -158,7 +158,7 @@ class Dispatch:
             if call is not None:
                 share = call.share
                 if share is not None and not call.adopted:
-                    share.pool.durations_s.append(now - call.arrived)
+                    share.pool.durations.add(now - call.arrived)
                     if share.ahead:
                         ahead.append(share)
                     else:
@@ -217,9 +217,8 @@ class Dispatch:
         self._touched.add(function)
 
     def touch_all(self) -> None:
-        for name, function in self._state.functions.items():
-            if function.restless:
-                self.touch(name)
+        for name in self._restless:
+            self.touch(name)
 
     def tick(self, now: float) -> None:
         """What is due by time alone; called every few hundredths of a second."""
@@ -240,6 +239,7 @@ class Dispatch:
         call.left = self._clock()
         if pool is not None and (function := self._state.functions.get(pool.name)):
             function.errors += 1
+            self._state.wake(function)
         with suppress(BusError):
             replies.fail(self._bus, call.reply, error, pool.version if pool else 0)
 
@@ -250,6 +250,7 @@ class Dispatch:
             function = self._state.functions.get(name)
             if function is None:
                 continue
+            self._state.wake(function)
             self._restless.add(name)
             if self.may_order:
                 self._act(function.plan(now))

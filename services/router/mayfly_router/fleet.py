@@ -10,7 +10,7 @@ silent seconds, by the end of its lease.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
@@ -20,7 +20,7 @@ from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, NoResponders
 from mayfly_proto import codec, records, states, storage, subjects
 from mayfly_proto.messages import Adopt, Adopted, CallView
-from mayfly_proto.records import Client, NodeLease, NodeLoad, Route, VersionLoad
+from mayfly_proto.records import Client, NodeLease, Route, RouterSeen
 from mayfly_router import replies
 from mayfly_router.call import Call
 from mayfly_router.dispatch import Dispatch
@@ -30,11 +30,30 @@ from mayfly_router.pool import Pool
 from mayfly_router.state import State
 
 SILENCE_S = 3.0
+LOOK_S = 0.25  # from one look for silent nodes to the next
 ADOPT_S = 1.0
 RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 ATTEMPTS = 3  # of an idempotent call that loses its node
 
 _decode_adopted = codec.Unpacker(Adopted)
+
+
+class Counts(msgspec.Struct, gc=False):
+    ready: int = 0
+    starting: int = 0
+
+
+class Heartbeat(msgspec.Struct):
+    """What a router reads of a `NodeLoad`. Its functions are looked at only while something starts there."""
+
+    node: str
+    epoch: int
+    routers: dict[str, RouterSeen]
+    instances: msgspec.Raw
+
+
+_decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
+_decode_instances = msgspec.json.Decoder(dict[str, dict[str, Counts]]).decode
 _log = structlog.get_logger()
 
 
@@ -53,6 +72,7 @@ class Fleet:
         self._asking: dict[Node, asyncio.Event] = {}  # set: ask again at once
         self._unasked: set[Node] = set()  # they have not had their chance to answer yet
         self._suspects: set[Node] = set()  # their connection has ended
+        self._next_look = 0.0
 
     # what NATS says
 
@@ -69,13 +89,13 @@ class Fleet:
         if node.epoch and lease.epoch != node.epoch:
             self.lose(node, "its worker was started anew")
         node.heard = self._state.clock()
-        drained = node.draining
+        usable, drained = node.usable, node.draining
         if node.renew(lease):
             self.adopt(node)
-        else:
+        elif (node.usable, node.draining) != (usable, drained):
             self._refresh(node)
         if node.draining is not drained:
-            for pool in self._owned_pools():
+            for pool in self._state.coming.get(name, ()):
                 pool.starts.on_draining(name, node.draining)
 
     def on_route(self, key: str, value: bytes | None) -> None:
@@ -88,8 +108,12 @@ class Fleet:
             routes[version, name] = route
         if not routes:
             del self._routes[function]
-        if (owned := self._state.functions.get(function)) and (pool := owned.pools.get(version)):
+        if (owned := self._state.owned(function)) and (pool := owned.pools.get(version)):
             self._route(pool, name, route)
+
+    def has_none(self, function: str) -> bool:
+        """There is no instance of it in the Route Cache."""
+        return function not in self._routes
 
     def equip(self, pool: Pool) -> None:
         """A pool that is new here: what the Route Cache has for it."""
@@ -99,7 +123,7 @@ class Fleet:
 
     def on_load(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
         """A heartbeat."""
-        load = records.decode(payload, NodeLoad)
+        load = _decode_heartbeat(payload)
         node = self._state.nodes.get(load.node)
         if node is None or node.epoch != load.epoch:
             return
@@ -117,9 +141,20 @@ class Fleet:
             share.closed = False
             share.pool.refresh(share, now)
             self._dispatch.serve(share.pool, now)
-        for pool in self._owned_pools():
-            if pool.starts and _shows_all(load, pool):
-                pool.starts.forget_ended(node.name, now)
+        if coming := self._state.coming.get(node.name):
+            self._compare(node, coming, _decode_instances(load.instances), now)
+
+    def _compare(self, node: Node, coming: set[Pool], instances: dict[str, dict[str, Counts]], now: float) -> None:
+        """What we take for starting there with what the node says."""
+        for pool in list(coming):
+            share = pool.shares.get(node.name)
+            counts = instances.get(pool.name, {}).get(str(pool.version), Counts())
+            if not counts.starting and counts.ready <= len(share.instances if share else ()):
+                pool.starts.forget_ended(node.name, now)  # the Route Cache has all that there is
+            if not pool.starts.on(node.name):
+                coming.discard(pool)
+        if not coming:
+            del self._state.coming[node.name]
 
     def disconnected(self, client: Client) -> None:
         """The server's word that a connection has ended: the worker's end, or it is connecting again."""
@@ -208,10 +243,13 @@ class Fleet:
         for view in answer.calls:
             self._recognise(node, view, now)
         for instance in answer.instances:
-            function = self._state.functions.get(instance.function)
+            if instance.state != states.Instance.STARTING.value:
+                continue
+            function = self._state.owned(instance.function)
             pool = function.pools.get(instance.version) if function else None
-            if pool is not None and instance.state == states.Instance.STARTING.value:
+            if pool is not None:
                 pool.adopt_start(instance.instance, node, now)
+                self._state.expect(pool, node.name)
         node.set_adopted(True)
         self._settle(node, findings.finished, now)
         self._send_again(node, findings.lost, now)
@@ -221,7 +259,7 @@ class Fleet:
     def _recognise(self, node: Node, view: CallView, now: float) -> None:
         """A call that runs there. One that another owner has sent, or this one in a former life, is taken over; one
         whose function went away and came back moves to the slots that it has now."""
-        function = self._state.functions.get(view.function)
+        function = self._state.owned(view.function)
         pool = function.pools.get(view.version) if function else None
         call = node.inflight.get(view.seq)
         if call is None:
@@ -237,6 +275,8 @@ class Fleet:
             if call.share is not None:
                 call.share.pool.vacate(call.share, now)
             call.share = pool.occupy(node, now)
+        if function is not None:
+            self._dispatch.touch(function.name)
 
     def _given_a_chance(self, node: Node) -> None:
         self._unasked.discard(node)
@@ -251,6 +291,9 @@ class Fleet:
 
     def tick(self, now: float, paused_s: float) -> None:
         """Look for silent nodes. ``paused_s``: time in which this process itself did not run, or had no connection."""
+        if now < self._next_look and not paused_s:
+            return
+        self._next_look = now + LOOK_S
         for node in self._state.nodes.values():
             node.heard += paused_s
             if now - node.heard > SILENCE_S and (node.adopted or (node.epoch and node.inflight)):
@@ -264,8 +307,9 @@ class Fleet:
         calls, node.inflight = node.inflight, {}
         node.unseen = set()
         node.set_adopted(False)
-        for pool in self._owned_pools():
+        for pool in self._state.coming.pop(node.name, ()):
             pool.starts.forget_node(node.name)
+            self._dispatch.touch(pool.name)
         self._refresh(node)
         if calls:
             _log.warning("node.lost", node=node.name, reason=reason, in_flight=len(calls))
@@ -276,7 +320,7 @@ class Fleet:
                 continue
             pool = call.share.pool
             pool.vacate(call.share, now)
-            if pool.name not in self._state.functions:
+            if self._state.owned(pool.name) is None:
                 continue  # its new owner answers
             if not call.adopted and call.attempt < _attempts(call, pool):
                 call.try_again()
@@ -308,6 +352,7 @@ class Fleet:
         pool.route(self._state.node(name), route, now)
         self._state.restated.add(pool.name)
         self._dispatch.serve(pool, now)
+        self._dispatch.touch(pool.name)  # a minimum may be lacking now
 
     def _refresh(self, node: Node) -> None:
         now = self._state.clock()
@@ -315,9 +360,7 @@ class Fleet:
             share.pool.refresh(share, now)
             self._state.restated.add(share.pool.name)
             self._dispatch.serve(share.pool, now)
-
-    def _owned_pools(self) -> Iterable[Pool]:
-        return (pool for function in self._state.functions.values() for pool in function.pools.values())
+            self._dispatch.touch(share.pool.name)
 
 
 def _attempts(call: Call, pool: Pool) -> int:
@@ -325,10 +368,3 @@ def _attempts(call: Call, pool: Pool) -> int:
     if call.deliveries:
         return pool.spec.retries.attempts
     return ATTEMPTS if pool.spec.idempotent else 1
-
-
-def _shows_all(load: NodeLoad, pool: Pool) -> bool:
-    """Whether the Route Cache has every instance of this version that the node reports."""
-    counts = load.instances.get(pool.name, {}).get(str(pool.version), VersionLoad())
-    share = pool.shares.get(load.node)
-    return not counts.starting and counts.ready <= len(share.instances if share else ())

@@ -151,8 +151,18 @@ class Function:
 
     @property
     def restless(self) -> bool:
-        """Something is due by time alone: calls wait, instances are coming, or a minimum is kept."""
-        return any(pool.queue or pool.starts for pool in self.pools.values()) or self.minimum > 0
+        """Something is due by time alone: calls wait, instances are coming, or some are lacking of the minimum."""
+        return any(pool.queue or pool.starts for pool in self.pools.values()) or (
+            self.current is not None and self._below_minimum(self.current) > 0
+        )
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing of it waits here or in a stream, runs, is ready or coming."""
+        return not (
+            any(pool.queue or pool.starts or pool.shares for pool in self.pools.values())
+            or any(source.held or source.pending for source in self.sources)
+        )
 
     @property
     def minimum(self) -> int:

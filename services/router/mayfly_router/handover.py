@@ -40,13 +40,21 @@ class Handovers:
         if owner is None:
             self._dispatch.fail(call, replies.stopping(call.invocation))
         elif owner == self._state.router:
-            self._dispatch.fail(call, replies.not_found(function, call.pinned, call.invocation))
+            self._come_home(call, function)
         else:
             budget_ms = call.budget_ms(self._state.clock())
             meta = Handover(function, call.pinned, call.invocation, call.reply, budget_ms, call.attempt, members.epoch)
             with suppress(BusError):
                 frame = codec.pack(meta, call.payload)
                 self._bus.publish(subjects.router_handover(owner), frame, headers=call.headers)
+
+    def _come_home(self, call: Call, name: str) -> None:
+        """It came by a subscription of the time before the function went away and came back."""
+        function = self._state.owned(name)
+        if function is None:
+            self._dispatch.fail(call, replies.not_found(name, call.pinned, call.invocation))
+        else:
+            self._dispatch.take_over(function, call)
 
     def on_handover(self, _subject: bytes, _reply: bytes, raw: bytes | None, payload: bytes) -> None:
         meta, event = _decode(payload)
@@ -68,7 +76,7 @@ class Handovers:
         now = self._state.clock()
         call = Call(meta.invocation, meta.reply, raw, event, now, meta.version, meta.attempt)
         call.deadline = now + meta.budget_ms / 1000
-        function = self._state.functions.get(meta.function)
+        function = self._state.owned(meta.function)
         if function is None:
             self.divert(call, meta.function)
         else:

@@ -116,6 +116,7 @@ class Orders:
         now = self._state.clock()
         for instance, name in answer.placed.items():
             pool.starts.placed(instance, name, now)
+            self._state.expect(pool, name)
             node = self._state.nodes.get(name)
             if node is not None and not node.epoch:
                 pool.starts.forget_node(name)  # it went while it was being asked

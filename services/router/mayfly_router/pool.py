@@ -11,7 +11,6 @@ Invariants
 * The last used node is used first: the others stay idle and can be reclaimed.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from mayfly_proto.errors import CallError
@@ -19,6 +18,7 @@ from mayfly_proto.records import Route, VersionSpec
 from mayfly_router import activation
 from mayfly_router.backlog import Backlog
 from mayfly_router.call import Call
+from mayfly_router.durations import Durations
 from mayfly_router.gaps import Gaps
 from mayfly_router.line import Line
 from mayfly_router.nodes import Node
@@ -28,7 +28,6 @@ from mayfly_router.starts import Starts
 CLOCK_STEP_S = 1e-6  # nothing takes no time at all
 AHEAD_S = 0.008  # of work that may lie ready behind each slot
 MOST_AHEAD = 16  # calls of it
-REMEMBERED = 256  # calls whose duration is known
 SMOOTHING = 0.2  # weight of a new sample in the mean service time
 
 
@@ -46,7 +45,7 @@ class Pool:
         self.slots = 0  # of them
         self.busy = 0  # on all shares
         self.service_s: float | None = None
-        self.durations_s: deque[float] = deque(maxlen=REMEMBERED)  # of the last calls, from arrival to the end
+        self.durations = Durations()
         self._concurrency = spec.concurrency
         self._gaps = gaps or Gaps()
         self._backlog = backlog

@@ -111,6 +111,10 @@ class Starts:
             if start.node == node:
                 start.leaving = draining
 
+    def on(self, node: str) -> bool:
+        """Some of them start there."""
+        return any(start.node == node for start in self._pending.values())
+
     def forget_node(self, node: str) -> None:
         """The node is gone, and what was starting there; or it was told to stop it."""
         self._pending = {instance: start for instance, start in self._pending.items() if start.node != node}

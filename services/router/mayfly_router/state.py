@@ -5,11 +5,14 @@ from time import monotonic
 
 import msgspec
 
-from mayfly_proto.records import FunctionLoad, RouterLoad, RouterMembers
+from mayfly_proto.records import FunctionLoad, RouterMembers
 from mayfly_router.backlog import Backlog
 from mayfly_router.function import Function
-from mayfly_router.loads import function_load
+from mayfly_router.loads import function_load, is_busy
 from mayfly_router.nodes import Node
+from mayfly_router.pool import Pool
+
+AT_REST = FunctionLoad()
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,15 +35,20 @@ class RouterState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State:
+    """``make(name)`` makes a function that is this router's and was not asked for before; None: it is another's."""
+
     def __init__(self, router: str, backlog_bytes: int, clock: Callable[[], float] = monotonic) -> None:
         self.router = router
         self.clock = clock
         self.members = RouterMembers(epoch=0, members={})
         self.functions: dict[str, Function] = {}  # those that this router owns
         self.leaving: dict[str, Function] = {}  # another router's, and still subscribed
+        self.awake: dict[Function, FunctionLoad] = {}  # those not at rest → what was last told of them
         self.nodes: dict[str, Node] = {}
         self.restated: set[str] = set()  # functions of which nodes may have to keep something else now: see `holds`
+        self.coming: dict[str, set[Pool]] = {}  # node → versions of which instances start there, or did a moment ago
         self.backlog = Backlog(backlog_bytes)
+        self.make: Callable[[str], Function | None] = self.functions.get
 
     def node(self, name: str) -> Node:
         node = self.nodes.get(name)
@@ -48,19 +56,33 @@ class State:
             node = self.nodes[name] = Node(name)
         return node
 
+    def owned(self, name: str) -> Function | None:
+        """A function of ours, made by now."""
+        return self.functions.get(name) or self.make(name)
+
     def known(self, name: str) -> Function | None:
         """A function of ours, or one that was until a moment ago: outcomes for it still come here."""
         return self.functions.get(name) or self.leaving.get(name)
 
-    def load(self) -> RouterLoad:
-        now = self.clock()
-        functions = {}
-        for name, function in self.functions.items():
-            idle_gaps, further_gaps = function.gaps.report()
-            load = function_load(function, now)
-            functions[name] = msgspec.structs.replace(load, idle_gaps=idle_gaps, further_gaps=further_gaps)
-        busy = {name: load for name, load in functions.items() if load != FunctionLoad()}
-        return RouterLoad(router=self.router, epoch=self.members.epoch, functions=busy)
+    def wake(self, function: Function) -> None:
+        """Something of it has changed. What goes through functions by time goes through those that are awake: a few,
+        however many there are."""
+        self.awake.setdefault(function, AT_REST)
+
+    def expect(self, pool: Pool, node: str) -> None:
+        """Instances of this version start there: the node's reports are looked at for them."""
+        self.coming.setdefault(node, set()).add(pool)
+
+    def look_at(self, function: Function, now: float) -> FunctionLoad | None:
+        """What there is to tell of a function that is awake. One at rest of which nothing is new falls asleep: to tell
+        nothing of it says so."""
+        load = function_load(function, now, function.gaps.report())
+        if not function.left and (load != self.awake[function] or is_busy(load)):
+            self.awake[function] = load
+            return load
+        if function.left or function.at_rest:
+            del self.awake[function]
+        return None
 
     def report(self) -> RouterState:
         return RouterState(
@@ -73,7 +95,10 @@ class State:
         )
 
     def __repr__(self) -> str:
-        return f"<State {self.router} epoch {self.members.epoch}: {self.functions}, {self.nodes}>"
+        return (
+            f"<State {self.router} epoch {self.members.epoch}: {len(self.functions)} functions, awake "
+            f"{list(self.awake)}, {list(self.nodes.values())}>"
+        )
 
 
 def _node(node: Node) -> NodeState:

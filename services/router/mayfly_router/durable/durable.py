@@ -8,7 +8,7 @@ leases are over, the rest.
 An outcome that does not come is noticed: a call that left its slot some time ago and was not settled is given back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from itertools import chain
 
@@ -163,6 +163,8 @@ class Durable:
         delivery.taken = True
         delivery.source.held[delivery.sequence] = delivery
         self._running[call.reply.encode()] = call
+        if function := self._state.functions.get(delivery.source.function):
+            self._state.wake(function)  # else nobody would extend its lease
 
     def _unknown(self, subject: str) -> Call | None:
         """The call of a settle subject, as far as that tells."""
@@ -283,25 +285,26 @@ class Durable:
         for pool in function.pools.values():
             for call in pool.durable():
                 self.give_back_call(call)
-        self._let_go(function)
+        self._let_go([function])
 
-    def release(self, function: Function) -> None:
-        """It is another router's now, or gone: what runs is settled there, the rest is given back."""
-        self._let_go(function)
-        for source in function.sources:
+    def release(self, functions: Collection[Function]) -> None:
+        """They are another router's now, or gone: what runs is settled there, the rest is given back."""
+        self._let_go(functions)
+        for source in chain.from_iterable(function.sources for function in functions):
             source.clear()
-        name = function.name
-        self._running = {s: call for s, call in self._running.items() if call.deliveries[0].source.function != name}
+        gone = {function.name for function in functions}
+        for subject in [s for s, call in self._running.items() if call.deliveries[0].source.function in gone]:
+            del self._running[subject]
 
-    def _let_go(self, function: Function) -> None:
+    def _let_go(self, functions: Collection[Function]) -> None:
         """Give back what does not run, and has not run: its end is being written down."""
         called = {delivery: call for call in self._running.values() for delivery in call.deliveries}
-        for source in function.sources:
+        for source in chain.from_iterable(function.sources for function in functions):
             for delivery in list(source.held.values()):
                 call = called.get(delivery)
                 if call.share is None if call is not None else not delivery.taken:
                     self.give_back(delivery)
-        self._turns.forget(function.name)
+        self._turns.forget({function.name for function in functions})
 
     # time
 
@@ -313,18 +316,20 @@ class Durable:
             if function := self._state.functions.get(delivery.source.function):
                 self._run_fetched(function, delivery, now)
 
-    def extend(self, now: float) -> None:
-        """Keep what is held; give back that whose outcome was lost."""
+    def look_for_lost(self, now: float) -> None:
+        """Give back that whose outcome was lost."""
         for call in list(self._running.values()):
             if call.left and now - call.left > OUTCOME_S:
                 _log.warning("outcome.lost", invocation=call.invocation)
                 self.run_again(call)
-        for function in self._state.functions.values():
-            for source in function.sources:
-                for delivery in source.held.values():
-                    if now - delivery.extended >= EXTEND_S:
-                        delivery.extended = now
-                        self._settler.say(delivery, IN_PROGRESS)
+
+    def extend(self, function: Function, now: float) -> None:
+        """Keep what is held of it."""
+        for source in function.sources:
+            for delivery in source.held.values():
+                if now - delivery.extended >= EXTEND_S:
+                    delivery.extended = now
+                    self._settler.say(delivery, IN_PROGRESS)
 
     @property
     def running(self) -> int:

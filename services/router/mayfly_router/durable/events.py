@@ -2,12 +2,12 @@
 
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from functools import partial
 
 import structlog
 
-from mayfly_chassis.bus import Bus
+from mayfly_chassis.bus import Bus, Subscription
 from mayfly_chassis.frames import Callback
 from mayfly_proto import subjects
 from mayfly_proto.records import VersionSpec
@@ -43,7 +43,6 @@ class Events:
 
         claims, settler = Claims(bus), Settler(bus, errand)
         stored = Stored(bus, settler, errand)
-        self._clock = state.clock
         self.keyed = Keyed(bus, state, dispatch, claims, errand)
         self.durable = Durable(
             bus,
@@ -68,18 +67,18 @@ class Events:
         """What is heard of it while it takes anything new."""
         yield subjects.cancel(function.name), partial(self._cancel.on_cancel, function)
 
-    async def follow(self, functions: Mapping[str, Function]) -> None:
-        """Pull for these, and for no others."""
-        await self._intake.follow(functions)
+    async def follow(self, name: str, function: Function | None) -> list[Subscription]:
+        """Pull for the function of that name as it is now, or no longer. Returns the subscriptions that are to end."""
+        return await self._intake.follow(name, function)
 
     def changed(self, function: Function, before: VersionSpec) -> None:
         """Another version is current."""
         self.durable.reline(function, before)
 
-    def release(self, function: Function) -> None:
-        """It is another router's now, or gone."""
-        self.durable.release(function)
-        self.keyed.release(function.name)
+    def release(self, functions: Collection[Function]) -> None:
+        """They are another router's now, or gone."""
+        self.durable.release(functions)
+        self.keyed.release({function.name for function in functions})
 
     def reconnected(self) -> None:
         self._intake.reconnected()
@@ -88,10 +87,12 @@ class Events:
         self.durable.tick(now)
         self._intake.tick(now)
 
-    def every_second(self) -> None:
-        now = self._clock()
-        self.durable.extend(now)
-        self._intake.look_for_silence(now)
+    def extend(self, function: Function, now: float) -> None:
+        """Keep what is held of it; called once a second."""
+        self.durable.extend(function, now)
+
+    def every_second(self, now: float) -> None:
+        self.durable.look_for_lost(now)
         self.keyed.tick(now)
 
 

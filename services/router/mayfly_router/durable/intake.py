@@ -4,9 +4,10 @@ One inbox for each function: when the function goes to another router its subscr
 asked for and has not come; nothing is delivered to where nobody is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from math import ceil
 
 import structlog
 
@@ -22,6 +23,7 @@ from mayfly_router.state import State
 EXPIRES_S = 60.0
 HEARTBEAT_S = 20.0
 SILENCE_S = 50.0  # after which what was asked is taken for lost
+ROUND_S = 5.0  # in which every source is looked at for silence once, a few in each tick
 ABSENT_S = 0.5  # until a consumer that was not there is asked again
 
 _PENDING = b"Nats-Pending-Messages"
@@ -68,25 +70,30 @@ class Intake:
         self._opened = opened
         self._feeds: dict[str, Feed] = {}
         self._active: set[Feed] = set()  # something of theirs is here, or waits upstream
+        self._put_off: set[Feed] = set()  # not asked, since too much was waiting here
         self._absent: list[tuple[float, Feed, Source]] = []
+        self._round: list[Feed] = []  # still to be looked at for silence
+        self._looked_at = 0.0
 
-    async def follow(self, functions: Mapping[str, Function]) -> None:
-        """Pull for these, and for no others."""
-        for name, feed in list(self._feeds.items()):
-            if functions.get(name) is not feed.function:
-                del self._feeds[name]
-                self._active.discard(feed)
-                for source in feed.sources.values():
-                    source.gone = True
-                feed.sources.clear()
-                if feed.subscription is not None:
-                    await feed.subscription.unsubscribe()
-        for name, function in list(functions.items()):
-            if name not in self._feeds:
+    async def follow(self, name: str, function: Function | None) -> list[Subscription]:
+        """Pull for the function of that name as it is now, or no longer. Returns the subscriptions that are to end:
+        with them ends what was asked for and has not come."""
+        ended = self._end(name) if name in self._feeds and self._feeds[name].function is not function else None
+        if function is not None:
+            feed = self._feeds.get(name)
+            if feed is None:
                 feed = self._feeds[name] = Feed(function, self._bus.new_inbox())
-                received = partial(self._received, feed)
-                feed.subscription = await self._bus.subscribe(f"{feed.inbox}.*", received)
-            self._update(self._feeds[name])
+                feed.subscription = await self._bus.subscribe(f"{feed.inbox}.*", partial(self._received, feed))
+            self._update(feed)
+        return [ended] if ended is not None else []
+
+    def _end(self, name: str) -> Subscription | None:
+        feed = self._feeds.pop(name)
+        self._active.discard(feed)
+        for source in feed.sources.values():
+            source.gone = True
+        feed.sources.clear()
+        return feed.subscription
 
     def _update(self, feed: Feed) -> None:
         """The sources of the function as it is now."""
@@ -121,14 +128,20 @@ class Intake:
         coming = pool.starts.covering * pool.spec.concurrency
         batch = pool.spec.batch.size if pool.spec.batch is not None else 1
         count = source.missing(window(pool.slots + coming, pool.service_s, batch))
-        full = self._state.backlog.full or self._held_bytes > self._state.backlog.limit
-        if count <= 0 or (full and source.early is None):
+        if count <= 0:
+            return
+        if self._full and source.early is None:
+            self._put_off.add(feed)
             return
         source.asked += count
         if not source.heard:
             source.heard = self._state.clock()
         with suppress(BusError):
             self._bus.publish(source.next_subject, b'{"batch":%d' % count + _REQUEST, reply=feed.reply(source))
+
+    @property
+    def _full(self) -> bool:
+        return self._state.backlog.full or self._held_bytes > self._state.backlog.limit
 
     def _received(self, feed: Feed, subject: bytes, ack: bytes, raw: bytes | None, payload: bytes) -> None:
         if not ack:
@@ -145,6 +158,7 @@ class Intake:
         if sequence in source.held:
             return  # its lease ran out on the way; the first one settles both
         self._active.add(feed)
+        self._state.wake(feed.function)
         delivery = source.held[sequence] = Delivery(source, ack, redelivered, sequence, now)
         try:
             self._admit(feed.function, delivery.fill(subject, raw, payload), now)
@@ -188,19 +202,28 @@ class Intake:
                 self._pull(feed, source)
             if not any(s.held or s.pending or s.early is not None for s in feed.sources.values()):
                 self._active.discard(feed)
+        if self._put_off and not self._full:
+            put_off, self._put_off = self._put_off, set()
+            for feed in put_off:
+                for source in feed.sources.values():
+                    self._pull(feed, source)
         due = [entry for entry in self._absent if entry[0] <= now]
         self._absent = [entry for entry in self._absent if entry[0] > now]
         for _, feed, source in due:
             if feed.sources.get(source.key) is source:
                 self._pull(feed, source)
+        self._look_for_silence(now)
 
-    def look_for_silence(self, now: float) -> None:
-        """A source that says nothing has lost our question; one that was not asked (too much was waiting) is now."""
-        for feed in self._feeds.values():
+    def _look_for_silence(self, now: float) -> None:
+        """A source that says nothing has lost our question."""
+        share = ceil(len(self._feeds) * min(1.0, (now - self._looked_at) / ROUND_S))
+        self._looked_at = now
+        if not self._round:
+            self._round = list(self._feeds.values())
+        for _ in range(min(share, len(self._round))):
+            feed = self._round.pop()
             for source in feed.sources.values():
-                if not source.asked:
-                    self._pull(feed, source)
-                elif now - source.heard > SILENCE_S:
+                if source.asked and now - source.heard > SILENCE_S:
                     _log.warning("source.silent", function=source.function, stream=source.stream)
                     source.asked, source.heard = 0, now
                     self._pull(feed, source)

@@ -7,6 +7,7 @@ and not kept, nor is a result that is too large for it: the next call with the k
 
 import asyncio
 import time
+from collections.abc import Collection
 from contextlib import suppress
 
 import structlog
@@ -79,7 +80,7 @@ class Keyed:
             if (waiting := self._running.get(subject)) is not None:
                 waiting.ours = True
             if function.left:
-                self.release(function.name)
+                self.release([function.name])
             self._dispatch.begin(function, call)
 
     async def _first(self, function: Function, call: Call, subject: str) -> IdempotencyRecord | None:
@@ -109,8 +110,7 @@ class Keyed:
             if error or len(payload) > claims.LARGEST:
                 await self._claims.drop(key)
             else:
-                name = subject.removeprefix(subjects.KEYED_PREFIX).rpartition(".")[0]
-                ttl_s = _ttl_s(self._state.known(name))
+                ttl_s = _ttl_s(self._state.known(_function(subject)))
                 await self._claims.keep(key, IdempotencyRecord(invocation="", headers=raw, payload=payload), ttl_s)
         except BusError as error:
             _log.warning("key.not_kept", key=key, error=str(error))
@@ -121,10 +121,9 @@ class Keyed:
         found = await self._claims.read(key)
         return found.replies if found is not None and found.headers is None else []
 
-    def release(self, name: str) -> None:
-        """The function is another router's, and so are the results: who waits here gets them from what is kept."""
-        prefix = subjects.keyed(name, "")
-        for subject in [s for s in self._running if s.startswith(prefix) and s.count(".") == prefix.count(".")]:
+    def release(self, functions: Collection[str]) -> None:
+        """They are another router's, and so are the results: who waits here gets them from what is kept."""
+        for subject in [subject for subject in self._running if _function(subject) in functions]:
             waiting = self._running.pop(subject)
             others = waiting.replies[1:] if waiting.ours else waiting.replies
             if others:
@@ -159,6 +158,10 @@ class Keyed:
 def _key(subject: str) -> str:
     """The claim's key is the tail of the subject on which the result comes."""
     return subject.removeprefix(subjects.KEYED_PREFIX)
+
+
+def _function(subject: str) -> str:
+    return _key(subject).rpartition(".")[0]
 
 
 def _ttl_s(function: Function | None) -> int:

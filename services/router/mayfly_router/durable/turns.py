@@ -2,7 +2,7 @@
 attempt. Each waits in one of these places; what is done with it when its turn comes is for others to do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain
 
 from mayfly_proto.records import VersionSpec
@@ -24,7 +24,10 @@ class Turns:
             gathering = self._gatherings.get(spec.name)
             if gathering is None:
                 gathering = self._gatherings[spec.name] = Gathering(spec.batch, self._limit)
-            return gathering.add(delivery, now)
+            ready = gathering.add(delivery, now)
+            if not gathering:
+                del self._gatherings[spec.name]  # else it would be looked at for ever
+            return ready
         if not spec.ordered or self._lane(spec).enter(delivery):
             return [delivery]
         delivery.park()
@@ -53,7 +56,10 @@ class Turns:
     def due_batches(self, now: float) -> list[tuple[str, list[Delivery]]]:
         """Those whose window is over, by function."""
         due = ((name, gathering.due(now)) for name, gathering in self._gatherings.items())
-        return [(name, batch) for name, batch in due if batch]
+        batches = [(name, batch) for name, batch in due if batch]
+        for name, _ in batches:
+            del self._gatherings[name]
+        return batches
 
     def due(self, now: float) -> list[Delivery]:
         """Those whose time has come to run again."""
@@ -77,10 +83,11 @@ class Turns:
         else:
             self._again = [entry for entry in self._again if entry[1] is not delivery]
 
-    def forget(self, function: str) -> None:
-        self._again = [entry for entry in self._again if entry[1].source.function != function]
-        self._lanes.pop(function, None)
-        self._gatherings.pop(function, None)
+    def forget(self, functions: Collection[str]) -> None:
+        self._again = [entry for entry in self._again if entry[1].source.function not in functions]
+        for function in functions:
+            self._lanes.pop(function, None)
+            self._gatherings.pop(function, None)
 
     def _lane(self, spec: VersionSpec) -> Lanes:
         lanes = self._lanes.get(spec.name)

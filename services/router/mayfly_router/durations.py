@@ -1,0 +1,52 @@
+"""How long the last calls of a version took, from arrival to the end.
+
+Asked once a second and told on the warm path, so it is the question that costs: once for all that came since.
+"""
+
+from collections import deque
+from collections.abc import Collection
+from itertools import chain
+from typing import NamedTuple
+
+REMEMBERED = 256  # calls
+
+
+class Quantiles(NamedTuple):
+    p50_s: float
+    p99_s: float
+
+
+class Durations:
+    __slots__ = ("_known", "_last")
+
+    def __init__(self) -> None:
+        self._last: deque[float] | None = None  # most versions of most functions are never called
+        self._known: Quantiles | None = None
+
+    def add(self, seconds: float) -> None:
+        if self._last is None:
+            self._last = deque(maxlen=REMEMBERED)
+        self._last.append(seconds)
+        self._known = None
+
+    @property
+    def quantiles(self) -> Quantiles:
+        if self._known is None:
+            self._known = _quantiles(self._last or ())
+        return self._known
+
+    def __bool__(self) -> bool:
+        return self._last is not None
+
+    @staticmethod
+    def together(versions: Collection["Durations"]) -> Quantiles:
+        """Of all versions of a function."""
+        if len(versions) == 1:
+            return next(iter(versions)).quantiles
+        return _quantiles([*chain.from_iterable(durations._last or () for durations in versions)])
+
+
+def _quantiles(seconds: Collection[float]) -> Quantiles:
+    """For each the smallest that so many are not above; 0 when there are none."""
+    ordered = sorted(seconds)
+    return Quantiles(*(ordered[min(int(q * len(ordered)), len(ordered) - 1)] if ordered else 0.0 for q in (0.5, 0.99)))
