@@ -342,6 +342,7 @@ def inbox(role: str) -> str:
     return f"_INBOX_{role}"
 
 
+GATEWAY_INBOX = inbox("gateway").encode() + b"."  # replies to calls that it sends on for clients by HTTP
 CLIENT_INBOX = "_INBOX"  # what every NATS client uses unless told otherwise
 SERVICE_IMPORT_REPLIES = "_R_.>"  # replies to calls that came through an account's service import
 

@@ -157,7 +157,7 @@ class World(RuleBasedStateMachine):
 
     @initialize(idempotent=st.booleans(), eager=st.booleans(), minimum=st.integers(0, LIMIT))
     def deploy(self, idempotent: bool, eager: bool, minimum: int) -> None:
-        function = Function("f", self.state.backlog)
+        function = Function("f", self.state.backlog, self.state.allotments)
         self.idempotent = idempotent
         function.apply({1: spec(idempotent=idempotent, activation="eager" if eager else "balanced")}, 1, self.now)
         self.state.functions["f"] = function
@@ -230,7 +230,7 @@ class World(RuleBasedStateMachine):
 
     def leave_nodes(self) -> None:
         """What the router does in every tick about nodes that drain."""
-        full = self.function.full
+        full = self.function.room(self.now) <= 0
         for stopping in drains.leave(self.state.nodes.values(), self.state.functions, self.now):
             staying = [name for name in NODES if not self.workers[name].draining]
             ready = sum(self.known_ready(name) for name in staying)

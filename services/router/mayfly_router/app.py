@@ -22,6 +22,7 @@ from mayfly_router.fleet import Fleet
 from mayfly_router.function import Function
 from mayfly_router.handover import Handovers
 from mayfly_router.holds import Holds
+from mayfly_router.limits import Limits
 from mayfly_router.membership import Membership
 from mayfly_router.nodes import Node
 from mayfly_router.orders import Orders
@@ -60,6 +61,7 @@ class Router:
         self._targets = Targets(bus, self.state, self._dispatch, self._orders.stop)
         events = self._events = Events(bus, self.state, self._dispatch, chassis.background, soon)
         self._fleet = Fleet(bus, self.state, self._dispatch, chassis.background, events.durable.adopt)
+        self._limits = Limits(self.state, self._dispatch)
         self._handovers = Handovers(bus, self.state, self._dispatch, events.durable.give_back_call)
         self._subscriptions = Subscriptions(bus, self.state, self._dispatch, events)
         self._catalog = Catalog(
@@ -92,6 +94,7 @@ class Router:
         await bus.subscribe(subjects.router_handover(name), self._handovers.on_handover)
         await bus.subscribe(subjects.router_ping(name), self._subscriptions.on_ping)
         await bus.subscribe(subjects.LOAD_NODES, self._fleet.on_load)
+        await bus.subscribe(subjects.SHARES, self._limits.on_shares)
         await bus.subscribe(subjects.DISCONNECT, self._on_disconnect)
         await self._chassis.micro.endpoint("state", subjects.router_state(name), self._report)
         for mirror in (self._nodes, self._routes, self._targets, self._catalog):
@@ -151,6 +154,7 @@ class Router:
 
     def _every_second(self, loads: dict[str, FunctionLoad], now: float) -> None:
         self._holds.step(now)
+        self._limits.every_second(now)
         self._events.every_second(now)
         report = RouterLoad(router=self._config.name, epoch=self.state.members.epoch, functions=loads)
         with suppress(BusError):

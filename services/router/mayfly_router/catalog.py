@@ -122,7 +122,7 @@ class Catalog:
         record = self._records[name]
         if not self._is_ours(name):
             return
-        function = self._state.functions.get(name) or Function(name, self._state.backlog)
+        function = self._state.functions.get(name) or Function(name, self._state.backlog, self._state.allotments)
         known = function.pools.copy()
         versions = sorted({*record.versions, record.current})
         specs = {version: spec for version in versions if (spec := self._spec(function, version))}

@@ -14,7 +14,7 @@ from mayfly_proto import codec, headers
 from mayfly_proto.errors import CallError
 from mayfly_proto.messages import Done, Invoke, Refusal
 from mayfly_proto.subjects import KEYED_PREFIX, REPLY_PREFIXES
-from mayfly_router import replies
+from mayfly_router import rates, replies
 from mayfly_router.call import Call
 from mayfly_router.function import Function, Plan
 from mayfly_router.nodes import Node
@@ -77,6 +77,8 @@ class Dispatch:
         special = raw is not None and (_TIMEOUT in raw or _KEY in raw or _PROBE in raw or len(raw) > HEADERS_LIMIT)
         if (special or len(payload) > self._limit) and not self._passes(call, pool, reply, raw or b""):
             return
+        if function.rates is not None and reply and self._too_often(function, call, reply):
+            return
         function.calls += 1
         if special and raw is not None and reply and (key := headers.find(raw, _KEY)):
             self._keyed(function, call, key)
@@ -114,10 +116,14 @@ class Dispatch:
             self._divert(call, function.name)
         elif failure := pool.hopeless(now):
             self.fail(call, replies.init_failed(failure, call.invocation), pool)
+        elif call.reply and not call.deliveries and (wait_s := function.wait_s(pool, now)) > self._wait_s:
+            function.throttled += 1
+            self.fail(call, replies.wait_too_long(pool.name, wait_s, call.invocation), pool)
         elif pool.wait(call, now):
             self.touch(pool.name)
         else:
-            self.fail(call, replies.throttled(pool.name, pool.retry_after_s(), call.invocation), pool)
+            function.throttled += 1
+            self.fail(call, replies.queue_full(pool.name, function.wait_s(pool, now), call.invocation), pool)
 
     def _send(self, share: Share, call: Call, now: float) -> None:
         node, pool = share.node, share.pool
@@ -180,6 +186,8 @@ class Dispatch:
             self._send(share, following, now)
             if share.pool.queue:
                 self.serve(share.pool, now)
+        elif share.yielding:
+            self.touch(share.pool.name)
 
     # everything else
 
@@ -215,6 +223,11 @@ class Dispatch:
         if not self._touched:
             self._soon(self._plan)
         self._touched.add(function)
+
+    def trim(self, function: Function, now: float) -> None:
+        """It may have fewer instances than before, or has more."""
+        if self.may_order and (stops := function.trim(now)):
+            self._act(Plan([], stops, []))
 
     def touch_all(self) -> None:
         for name in self._restless:
@@ -271,6 +284,18 @@ class Dispatch:
             if reason == Refusal.STALE:
                 self._stale(node)
         self.requeue(calls, now)
+
+    def _too_often(self, function: Function, call: Call, reply: bytes) -> bool:
+        """A call above the limits of its function, which is answered."""
+        assert function.rates is not None
+        wait_s = function.rates.take(rates.caller(reply, call.headers), call.arrived)
+        if not wait_s:
+            if function.rates.caller_per_s:
+                self._state.rates.add(function.rates)
+            return False
+        function.throttled += 1
+        self.fail(call, replies.too_often(function.name, wait_s, call.invocation), function.current)
+        return True
 
     def _passes(self, call: Call, pool: Pool, reply: bytes, raw: bytes) -> bool:
         """A call that wants a second look: True when it goes on, False when it is answered."""

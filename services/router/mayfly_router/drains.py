@@ -33,7 +33,7 @@ def leave(nodes: Iterable[Node], functions: dict[str, Function], now: float) -> 
             if left_at is not None:
                 leaves = bool(share.instances) and now - left_at >= AGAIN_S
             else:
-                leaves = function is not None and can_leave(function, pool, elsewhere)
+                leaves = function is not None and can_leave(function, pool, elsewhere, now)
             if leaves:
                 pool.leave(share, now)
                 stops.append(Stopping(pool, node.name, -1))
@@ -42,11 +42,11 @@ def leave(nodes: Iterable[Node], functions: dict[str, Function], now: float) -> 
     return stops
 
 
-def can_leave(function: Function, pool: Pool, elsewhere: bool) -> bool:
+def can_leave(function: Function, pool: Pool, elsewhere: bool, now: float) -> bool:
     """``elsewhere``: there are nodes that stay."""
     if pool is not function.current:
         return True
     staying = sum(share.ready for share in pool.shares.values() if not share.node.draining)
     if staying >= function.minimum:
         return True
-    return elsewhere and function.full and not pool.starts.staying
+    return elsewhere and function.room(now) <= 0 and not pool.starts.staying

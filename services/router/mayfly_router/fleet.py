@@ -48,6 +48,8 @@ class Heartbeat(msgspec.Struct):
 
     node: str
     epoch: int
+    memory_mb: int
+    memory_used_mb: int
     routers: dict[str, RouterSeen]
     instances: msgspec.Raw
 
@@ -141,6 +143,9 @@ class Fleet:
             share.closed = False
             share.pool.refresh(share, now)
             self._dispatch.serve(share.pool, now)
+        for pool in self._state.shortage.relieved(load.memory_mb - load.memory_used_mb, self._wants_room):
+            pool.starts.retry()
+            self._dispatch.touch(pool.name)
         if coming := self._state.coming.get(node.name):
             self._compare(node, coming, _decode_instances(load.instances), now)
 
@@ -351,6 +356,8 @@ class Fleet:
         now = self._state.clock()
         pool.route(self._state.node(name), route, now)
         self._state.restated.add(pool.name)
+        if function := self._state.functions.get(pool.name):
+            self._dispatch.trim(function, now)
         self._dispatch.serve(pool, now)
         self._dispatch.touch(pool.name)  # a minimum may be lacking now
 
@@ -361,6 +368,10 @@ class Fleet:
             self._state.restated.add(share.pool.name)
             self._dispatch.serve(share.pool, now)
             self._dispatch.touch(share.pool.name)
+
+    def _wants_room(self, pool: Pool) -> bool:
+        function = self._state.functions.get(pool.name)
+        return function is not None and bool(pool.queue) and function.room(self._state.clock()) > 0
 
 
 def _attempts(call: Call, pool: Pool) -> int:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from mayfly_proto import names
 from mayfly_proto.messages import Refusal
 from mayfly_proto.records import VersionSpec
-from mayfly_router import activation, wishes
+from mayfly_router import activation, rates, throttle, wishes
+from mayfly_router.allotment import Allotment, Allotments
 from mayfly_router.backlog import Backlog
 from mayfly_router.call import Call
 from mayfly_router.durable.source import Source, sources
@@ -18,6 +19,8 @@ from mayfly_router.pool import Pool
 
 NO_LIMIT = 1_000_000
 NO_NODES = "no_nodes"  # `Activated.reason` when there is no worker at all
+OVER_SHARE = "share"  # `Blocked.reason` when it may have no more of a cluster that is full
+FULL_RETRY_S = 0.2  # at most between two orders of a function that may have more, and whose place others still have
 PATIENCE_S = {  # how long a call waits although nothing of its function exists and none can be started
     Refusal.NO_ROOM: 1.0,  # instances that were told to go, or calls of others, may end at any moment
     NO_NODES: 5.0,  # a worker that is being restarted is back by then
@@ -35,6 +38,7 @@ class Stopping(NamedTuple):
 class Plan(NamedTuple):
     orders: list[tuple[Pool, int]]
     stops: list[Stopping]
+    denied: list[tuple[Pool, int]]  # not ordered, for it would be more than the function's share
 
 
 class Change(NamedTuple):
@@ -45,7 +49,7 @@ class Change(NamedTuple):
 
 
 class Function:
-    def __init__(self, name: str, backlog: Backlog) -> None:
+    def __init__(self, name: str, backlog: Backlog, allotments: Allotments | None = None) -> None:
         self.name = names.check_function(name)
         self.pools: dict[int, Pool] = {}
         self.current: Pool | None = None  # None: deleted
@@ -53,9 +57,12 @@ class Function:
         self.left = False  # another router's now
         self.calls = 0
         self.errors = 0  # answered by this router
+        self.throttled = 0  # of them, for there are too many
         self.gaps = Gaps()
         self.target = wishes.NO_TARGET
         self.warm = False  # it is to have an instance: see `prewarm`
+        self.allotment = Allotment(name, allotments or Allotments())
+        self.rates: rates.Rates | None = None  # None: as many calls as come
         self._backlog = backlog
 
     def pool(self, pinned: int) -> Pool | None:
@@ -73,6 +80,7 @@ class Function:
         if self.current is not before:
             known = {source.key: source for source in self.sources}
             self.sources = [known.get(source.key, source) for source in sources(self.current.spec)]
+            self.rates = rates.renewed(self.rates, self.current.spec)
         if before is not None and before is not self.current:
             self._move(before, self.current, now)
         retired = [*gone, before] if before not in gone else gone
@@ -102,9 +110,11 @@ class Function:
     def plan(self, now: float) -> Plan:
         """What the waiting calls and the minimum ask for, within the limit that all versions share."""
         orders: list[tuple[Pool, int]] = []
+        denied: list[tuple[Pool, int]] = []
         if self.current is None:
-            return Plan(orders, [])
-        room = self._room()
+            return Plan(orders, [], denied)
+        room = self.room(now)
+        free = self.current.spec.max_instances - self._existing
         short = 0
         for pool in self.pools.values():
             if now < pool.starts.retry_at:
@@ -116,13 +126,39 @@ class Function:
             if granted:
                 orders.append((pool, granted))
                 room -= granted
+                free -= granted
             short += wanted - granted
-        return Plan(orders, self._make_room(max(short, -room)))
+            if granted < min(wanted, free + granted):
+                denied.append((pool, min(wanted, free + granted) - granted))
+        return Plan(orders, [*self.trim(now), *self._make_room(max(short, -free))], denied)
+
+    def room(self, now: float) -> int:
+        """Instances that its limit and its share still allow."""
+        if self.current is None:
+            return 0
+        return self.allotment.cap(self.current.spec.max_instances, now) - self._existing
+
+    def trim(self, now: float) -> list[Stopping]:
+        """What it has above its share is to go; calls that asked for an older version lose theirs first."""
+        pools = sorted(self.pools.values(), key=lambda pool: pool is self.current)
+        return [Stopping(s.pool, s.node.name, count) for s, count in self.allotment.trim(pools, now)]
+
+    def wait_s(self, pool: Pool, now: float) -> float:
+        """How long a call would wait for its turn that came to the queue now; 0 where nothing is known."""
+        if pool.service_s is None or self.current is None:
+            return 0.0
+        most = self.current.spec.max_instances
+        count = self.allotment.count(now)
+        slots = pool.spec.concurrency * (most if count is None else min(most, count))
+        return throttle.predicted_wait_s(pool.queue.urgent, pool.service_s, max(slots, pool.slots, pool.busy))
 
     def not_placed(self, pool: Pool, instances: list[str], reason: str, now: float) -> list[Call]:
         """No node took these. Returns the waiting calls for which there is no hope; a durable one always has some."""
-        pool.starts.refused(instances, now)
         pool.starts.blocked = len(instances) if reason in SHORTAGE else 0
+        if self.allotment.in_force(now):  # others are told to make room
+            pool.starts.refused(instances, now, FULL_RETRY_S)
+            return []
+        pool.starts.refused(instances, now)
         if not pool.queue.urgent or any(pool.has_prospects for pool in self.pools.values()):
             return []
         waited_s = now - pool.queue.urgent_since
@@ -170,14 +206,8 @@ class Function:
         return 0 if self.current is None else wishes.minimum(self.current.spec, self.target, self.warm)
 
     @property
-    def full(self) -> bool:
-        """The limit leaves no room for another instance."""
-        return self._room() <= 0
-
-    def _room(self) -> int:
-        assert self.current is not None
-        limit = self.current.spec.max_instances
-        return limit - sum(pool.held + len(pool.starts) for pool in self.pools.values())
+    def _existing(self) -> int:
+        return sum(pool.held + len(pool.starts) for pool in self.pools.values())
 
     @property
     def blocked(self) -> int:

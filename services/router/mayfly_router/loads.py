@@ -33,6 +33,7 @@ def function_load(
         calls=function.calls,
         cold=cold,
         errors=function.errors,
+        throttled=function.throttled,
         p50_ms=_ms(quantiles.p50_s),
         p99_ms=_ms(quantiles.p99_s),
         service_ms=_ms(current.service_s) if current is not None else 0.0,

@@ -13,8 +13,9 @@ from mayfly_proto import codec, subjects
 from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.messages import Activate, Activated, Failed, Hold, Refusal, Stop
 from mayfly_router import replies
+from mayfly_router.blocked import Blockages
 from mayfly_router.dispatch import Dispatch
-from mayfly_router.function import Plan, Stopping
+from mayfly_router.function import OVER_SHARE, Plan, Stopping
 from mayfly_router.holds import Holding
 from mayfly_router.pool import Pool
 from mayfly_router.state import State
@@ -43,6 +44,7 @@ class Orders:
         self._dispatch = dispatch
         self._background = background
         self._doubted = doubted
+        self._blocked = Blockages(bus, state)
 
     def act(self, plan: Plan) -> None:
         """The new instances count as starting before anything is waited for: nobody orders them twice."""
@@ -52,6 +54,8 @@ class Orders:
             self._background(f"activate {pool.name}", self._activate(pool, instances))
         for stopping in plan.stops:
             self.stop(stopping)
+        for pool, count in plan.denied:
+            self._blocked.say(pool, count, OVER_SHARE)
 
     def stop(self, stopping: Stopping) -> None:
         pool = stopping.pool
@@ -129,6 +133,9 @@ class Orders:
             self._doubted()
         if not pool.starts.refusals and answer.reason != Refusal.SLOTS:  # those are free again in milliseconds
             _log.warning("start.no_place", function=pool.name, version=pool.version, reason=answer.reason)
+        self._blocked.say(pool, len(rest), answer.reason)
+        if answer.reason == Refusal.NO_ROOM:
+            self._state.shortage.add(pool)
         function = self._state.functions.get(pool.name)
         for call in function.not_placed(pool, rest, answer.reason, now) if function else ():
             self._dispatch.fail(call, replies.no_capacity(pool.name, answer.reason, call.invocation), pool)

@@ -44,6 +44,7 @@ class Pool:
         self.ready = 0  # instances on open shares
         self.slots = 0  # of them
         self.busy = 0  # on all shares
+        self.owed = 0  # instances that give way as soon as they are free: see `yielding`
         self.service_s: float | None = None
         self.durations = Durations()
         self._concurrency = spec.concurrency
@@ -94,6 +95,8 @@ class Pool:
             more = self.queue and not self.queue.urgent and share.open and share.ahead < share.slots * self._depth
             share.ahead += bool(more)
             return self._next() if more else None
+        if self.owed and share.open:
+            self._pay(share)
         if self.queue and share.open and share.busy <= share.slots:
             return self._next()
         self.vacate(share, now)
@@ -192,13 +195,8 @@ class Pool:
 
     def served_ahead(self, share: Share, count: int, now: float) -> None:
         """So many calls are done there since the last time, one behind the other in each slot."""
-        self.served((now - share.done_at) * share.slots / count)
+        self.served((now - share.done_at) * max(1, share.slots) / count)
         share.done_at = now
-
-    def retry_after_s(self) -> int:
-        """In how many seconds a call refused now would find room, by the pace of the calls before it."""
-        predicted = len(self.queue) * (self.service_s or self.starts.cold_s) / max(1, self.slots)
-        return min(60, max(1, round(predicted)))
 
     # capacity
 
@@ -207,12 +205,12 @@ class Pool:
         share = self.shares.get(node.name)
         if route is None:
             if share is not None:
-                share.instances, share.slots = [], 0
+                share.set_route(None)
                 self.refresh(share, now)
             return
         if share is None:
             share = self._share(node)
-        share.epoch, share.instances, share.slots = route.epoch, route.instances, route.slots
+        share.set_route(route)
         share.closed = False
         self.refresh(share, now)
 
@@ -331,12 +329,20 @@ class Pool:
         self.queue = kept
         self._next_deadline = min((call.deadline for call in kept), default=float("inf"))
 
+    def _pay(self, share: Share) -> None:
+        """The instance that is free now is one of those that give way."""
+        self.owed -= 1
+        share.give_way(1)
+        self._unlist(share)
+        self._list(share)
+        self._count()
+
     def _list(self, share: Share) -> None:
         if share.busy < share.slots:
             if share.open:
                 self._free.append(share)
                 share.free = True
-        elif not share.slots and not share.busy:
+        elif not share.offered and not share.busy:
             self.shares.pop(share.node.name, None)
             share.node.shares.discard(share)
 
@@ -347,7 +353,7 @@ class Pool:
 
     def _count(self) -> None:
         shares = [share for share in self.shares.values() if share.open]
-        self.ready = sum(len(share.instances) for share in shares)
+        self.ready = sum(share.ready for share in shares)
         self.slots = sum(share.slots for share in shares)
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 from mayfly_chassis.bus import Bus
 from mayfly_proto import headers
 from mayfly_proto.errors import CallError, ErrorType
+from mayfly_router import throttle
 
 COMPONENT = "router"
 
@@ -39,10 +40,23 @@ def too_large(size: int, limit: int, headers_size: int, invocation: str) -> Call
     return CallError(ErrorType.TOO_LARGE, message, component=COMPONENT, invocation=invocation)
 
 
-def throttled(function: str, retry_after_s: int, invocation: str) -> CallError:
+def queue_full(function: str, wait_s: float, invocation: str) -> CallError:
+    return _throttled(f"too many calls of {function!r} wait already", wait_s, invocation)
+
+
+def wait_too_long(function: str, wait_s: float, invocation: str) -> CallError:
+    return _throttled(f"calls of {function!r} wait for {wait_s:.0f} s by now", wait_s, invocation)
+
+
+def too_often(function: str, wait_s: float, invocation: str) -> CallError:
+    return _throttled(f"{function!r} is called more often than its limit allows", wait_s, invocation)
+
+
+def _throttled(message: str, wait_s: float, invocation: str) -> CallError:
+    retry_after_s = throttle.retry_after_s(wait_s)
     return CallError(
         ErrorType.THROTTLED,
-        f"too many calls of {function!r} wait already; try again in {retry_after_s} s",
+        f"{message}; try again in {retry_after_s} s",
         component=COMPONENT,
         invocation=invocation,
         retry_after_s=retry_after_s,

@@ -73,11 +73,16 @@ class Starts:
             start.node = node
             start.placed_at = now
 
-    def refused(self, instances: Iterable[str], now: float) -> None:
-        """No node took them."""
+    def refused(self, instances: Iterable[str], now: float, longest_s: float = LAST_RETRY_S) -> None:
+        """No node took them. It is not worth trying again for at most so long."""
         for instance in instances:
             self._pending.pop(instance, None)
-        self._back_off(now)
+        self._back_off(now, longest_s)
+
+    def retry(self) -> None:
+        """There is a place now; a version whose starts fail is left alone all the same."""
+        if self.refusals and not self.failures:
+            self.refusals, self.retry_at = 0, 0.0
 
     def doubted(self, instances: Iterable[str], now: float) -> None:
         """Nobody answered the order: it may have been carried out or not."""
@@ -134,6 +139,6 @@ class Starts:
     def forget_all(self) -> None:
         self._pending.clear()
 
-    def _back_off(self, now: float) -> None:
-        self.retry_at = now + min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(self.refusals, 10))
+    def _back_off(self, now: float, longest_s: float = LAST_RETRY_S) -> None:
+        self.retry_at = now + min(longest_s, FIRST_RETRY_S * 2 ** min(self.refusals, 10))
         self.refusals += 1

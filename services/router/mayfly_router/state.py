@@ -6,11 +6,14 @@ from time import monotonic
 import msgspec
 
 from mayfly_proto.records import FunctionLoad, RouterMembers
+from mayfly_router.allotment import Allotments
 from mayfly_router.backlog import Backlog
 from mayfly_router.function import Function
 from mayfly_router.loads import function_load, is_busy
 from mayfly_router.nodes import Node
 from mayfly_router.pool import Pool
+from mayfly_router.rates import Rates
+from mayfly_router.shortage import Shortage
 
 AT_REST = FunctionLoad()
 
@@ -48,6 +51,9 @@ class State:
         self.restated: set[str] = set()  # functions of which nodes may have to keep something else now: see `holds`
         self.coming: dict[str, set[Pool]] = {}  # node → versions of which instances start there, or did a moment ago
         self.backlog = Backlog(backlog_bytes)
+        self.allotments = Allotments()
+        self.shortage = Shortage()
+        self.rates: set[Rates] = set()  # those that remember callers
         self.make: Callable[[str], Function | None] = self.functions.get
 
     def node(self, name: str) -> Node:
