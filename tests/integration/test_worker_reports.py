@@ -1,5 +1,6 @@
 """What a node says of itself: its lease, and once a second its load."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -50,6 +51,19 @@ async def test_heartbeat_tells_load_and_what_was_seen_of_each_router(start_node:
     assert (load.instances["hello"]["1"].ready, load.instances["hello"]["1"].busy) == (1, 1)
     assert (load.memory_mb, load.memory_used_mb) == (1024, 128)
     assert (await running).kind == "ok"
+
+
+async def test_a_full_node_says_at_once_that_it_has_room_again(start_node: StartNode) -> None:
+    """Whoever waits for memory does not wait for the next heartbeat as well."""
+    driver = await start_node(memory_mb=384)
+    await driver.up("a", instances=3)
+    await until(lambda: driver.loads and driver.loads[-1].memory_used_mb == 384)
+    beats = len(driver.loads)
+    await until(lambda: len(driver.loads) > beats)  # so that the next one is a second away
+    stopped = time.monotonic()
+    driver.stop("a", count=1)
+    await until(lambda: driver.loads[-1].memory_used_mb == 256)
+    assert time.monotonic() - stopped < 0.6
 
 
 async def test_report_has_state_starts_and_evictions(start_node: StartNode) -> None:

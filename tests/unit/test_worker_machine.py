@@ -45,6 +45,8 @@ def test_a_container_of_the_unified_layout_is_what_counts(tmp_path: Path) -> Non
     clock.now = 3.0
     write(group, cpu__stat="usage_usec 1750000")
     assert machine.cpu_percent() == pytest.approx(100.0)
+    clock.now = 3.05  # a look so soon would say 0 % or 200 %
+    assert machine.cpu_percent() == pytest.approx(100.0)
     write(group, memory__current=str(109 * MB))
     memory = machine.memory()
     assert (memory.used_mb, memory.total_mb) == (99.0, 100.0)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -30,6 +30,7 @@ from mayfly_worker.specs import Specs
 
 OVERDUE_S = 0.05  # how late a time limit may be enforced
 HEARTBEAT_S = 1.0
+SOONEST_S = 0.05  # between two heartbeats when there is news
 WITHDRAW_S = 5.0
 
 
@@ -76,7 +77,7 @@ async def worker(chassis: Chassis, config: WorkerConfig) -> AsyncIterator[None]:
         chassis.background("tidy", _every(TIDY_S, node.tidy))
         chassis.background("meter", _every(TIDY_S, node.measure))
         chassis.background("pressure", _every(HEARTBEAT_S, node.relieve))
-        chassis.background("heartbeat", _every(HEARTBEAT_S, node.heartbeat))
+        chassis.background("heartbeat", _beat(node))
         yield
         if lease.superseded:
             await orders.unsubscribe()  # all of it is the newer worker's, also what is refused
@@ -131,6 +132,15 @@ def _record(chassis: Chassis, config: WorkerConfig, runtime: PythonRuntime, mach
         started=results.rfc3339(datetime.now(UTC)),
         version=version("mayfly"),
     )
+
+
+async def _beat(node: Node) -> None:
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEARTBEAT_S - SOONEST_S):
+                await node.news.wait()
+        node.heartbeat()
+        await asyncio.sleep(SOONEST_S)
 
 
 async def _every(period_s: float, action: Callable[[], None]) -> None:

@@ -14,6 +14,8 @@ import psutil
 from mayfly_worker import cgroups
 from mayfly_worker.cgroups import Place
 
+SHORTEST_S = 0.25  # of a look at the processors: their time is counted in hundredths of a second
+
 
 class Memory(NamedTuple):
     used_mb: float  # without what can be taken back at once
@@ -42,6 +44,7 @@ class Machine:
         if self._memory is not None and self._memory.total >= psutil.virtual_memory().total:
             self._memory = None
         self._processors = min((_own_processors(), *_shares_of_time(places)), key=lambda limit: limit.cores)
+        self._percent = 0.0
         self._looked_at = clock()
         self._used_s = self._processors.used_s()
 
@@ -65,11 +68,14 @@ class Machine:
         return max(whole, own, key=lambda memory: memory.used_mb / memory.total_mb)
 
     def cpu_percent(self) -> float:
-        """Since the last call, of what the node may use."""
-        now, used_s = self._clock(), self._processors.used_s()
-        passed_s, spent_s = now - self._looked_at, used_s - self._used_s
-        self._looked_at, self._used_s = now, used_s
-        return max(0.0, min(100.0, 100 * spent_s / (passed_s * self._processors.cores))) if passed_s > 0 else 0.0
+        """Of what the node may use, over a quarter of a second or longer."""
+        now = self._clock()
+        passed_s = now - self._looked_at
+        if passed_s >= SHORTEST_S:
+            used_s = self._processors.used_s()
+            self._percent = max(0.0, min(100.0, 100 * (used_s - self._used_s) / (passed_s * self._processors.cores)))
+            self._looked_at, self._used_s = now, used_s
+        return self._percent
 
 
 def _memory_limits(places: Mapping[str, Place]) -> Iterator[_MemoryLimit]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mayfly_worker.keeper import Keeper
 
 TIDY_S = 0.25
+CROWDED = 0.9  # of the node's memory is promised: somebody may be waiting for room
 
 
 class Node:
@@ -86,6 +87,7 @@ class Node:
         self._announce = announce
         self._told = cordon.state
         self._one_less = asyncio.Event()
+        self.news = asyncio.Event()  # that the next heartbeat should not wait for its time: there is room again
 
     def order(self, start: messages.Start) -> tuple[messages.Started, list[Instance]]:
         """Accept what there is room for; returns the answer and what has to be launched."""
@@ -218,6 +220,8 @@ class Node:
         """Its process is gone."""
         self.asking.end(instance)
         self.pool.remove(instance)
+        if self.pool.memory_used_mb + instance.group.memory_mb > CROWDED * self.pool.memory_mb:
+            self.news.set()
         self.invoker.serve(instance.group)
         del self.keepers[instance.id]
         self.reports.usage(instance, cpu_ms)
@@ -238,6 +242,7 @@ class Node:
         self.reports.failed(self.fence.owner(group.function) or router, instance, error)
 
     def heartbeat(self) -> None:
+        self.news.clear()
         self.invoker.tell_routers()
         self.reports.heartbeat()
 
