@@ -116,7 +116,7 @@ class Dispatch:
             self._divert(call, function.name)
         elif failure := pool.hopeless(now):
             self.fail(call, replies.init_failed(failure, call.invocation), pool)
-        elif call.reply and not call.deliveries and (wait_s := function.wait_s(pool, now)) > self._wait_s:
+        elif (wait_s := function.excessive_wait_s(pool, self._wait_s, now)) and call.reply and not call.deliveries:
             function.throttled += 1
             self.fail(call, replies.wait_too_long(pool.name, wait_s, call.invocation), pool)
         elif pool.wait(call, now):

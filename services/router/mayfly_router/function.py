@@ -152,6 +152,13 @@ class Function:
         slots = pool.spec.concurrency * (most if count is None else min(most, count))
         return throttle.predicted_wait_s(pool.queue.urgent, pool.service_s, max(slots, pool.slots, pool.busy))
 
+    def excessive_wait_s(self, pool: Pool, limit_s: float, now: float) -> float:
+        """The same if it is longer than the limit, else 0."""
+        if pool.service_s is None or pool.queue.urgent * pool.service_s <= limit_s * pool.slots:
+            return 0.0  # what it has already is enough
+        wait_s = self.wait_s(pool, now)
+        return wait_s if wait_s > limit_s else 0.0
+
     def not_placed(self, pool: Pool, instances: list[str], reason: str, now: float) -> list[Call]:
         """No node took these. Returns the waiting calls for which there is no hope; a durable one always has some."""
         pool.starts.blocked = len(instances) if reason in SHORTAGE else 0
