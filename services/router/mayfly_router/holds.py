@@ -18,6 +18,7 @@ from mayfly_router.state import State
 
 AGAIN_S = 60.0
 MOST_AGAIN = 500  # functions in one step
+MOST_NEW = 1000  # the same; when thousands change hands at once, nodes keep what the former owner said for minutes
 
 
 class Holding(NamedTuple):
@@ -77,7 +78,8 @@ class Holds:
         """Say what is new, and again what was said a minute ago. To be called once a second."""
         if self._released:
             return
-        names, self._state.restated = self._state.restated, set()
+        names = list(islice(self._state.restated, MOST_NEW))
+        self._state.restated.difference_update(names)
         for name in names:
             self._look_at(name, now)
         due = [name for name, told in islice(self._told.items(), MOST_AGAIN) if now - told.at >= AGAIN_S]
