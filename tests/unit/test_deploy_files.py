@@ -63,14 +63,29 @@ def test_compose_gives_each_service_its_own_credentials_only(compose: Any) -> No
 
 
 def test_make_secrets_makes_each_secret_once_and_privately(compose: Any, tmp_path: Path) -> None:
-    """Every secret that compose names is made, readable by its owner alone, and kept by a second run."""
+    """Every secret that compose names is made and kept by a second run. Nobody else gets into the folder; the
+    authority's key is for its owner alone even there."""
     for _ in range(2):
         subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
-    made = {path.name: path for path in (tmp_path / "secrets").iterdir()}
-    assert set(made) == set(compose["secrets"])
-    assert all(path.stat().st_mode & 0o077 == 0 for path in made.values())
-    assert len({path.read_text() for path in made.values()}) == len(made)
-    assert all(re.fullmatch(r"s[0-9a-f]{48}\n", path.read_text()) for path in made.values())
+        made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert set(compose["secrets"]) <= set(made)
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "secrets/ca.key").stat().st_mode & 0o777 == 0o600
+    assert len(set(made.values())) == len(made)
+    assert all(re.fullmatch(r"s[0-9a-f]{48}\n", made[name]) for name in (*ROLES, "cluster", "token"))
+
+
+def test_make_secrets_renews_what_is_deleted(tmp_path: Path) -> None:
+    """A server's certificate that has run out is deleted and made anew, by the same authority; all else stays."""
+    folder = tmp_path / "secrets"
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    (folder / "nats-2.crt").unlink()
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    after = {path.name: path.read_text() for path in folder.iterdir()}
+    assert {name for name in before if after[name] != before[name]} == {"nats-2.crt", "nats-2.key"}
+    verify = ["openssl", "verify", "-x509_strict", "-CAfile", folder / "ca.crt", folder / "nats-2.crt"]
+    subprocess.run(verify, check=True, capture_output=True)
 
 
 def test_dockerfile_copies_what_exists_and_is_well_formed() -> None:
