@@ -35,10 +35,12 @@ _PLAIN_STORE = Path("/data/jetstream")
 _PLAIN_MONITORING = "http: 127.0.0.1:8222\n"
 _CERTIFICATE = "cert_file: $MAYFLY_TLS_CERT, key_file: $MAYFLY_TLS_KEY, ca_file: $MAYFLY_TLS_CA"
 
-# Each server proves itself to the others by its certificate, too. Clients know all addresses and are told of no others:
-# what a server sees as its own need not be what clients can reach, or what its certificate names.
+# Each server proves itself to the others by its certificate, too. What a server sees as its own address need not be
+# what others can reach, or what its certificate names: it is told which to give to the other servers, and gives none to
+# clients, who know all that there are.
 _ENCRYPTED = f"""\
   tls {{ {_CERTIFICATE}, verify: true }}
+  advertise: $MAYFLY_SERVER_HOST
   no_advertise: true
 """
 
@@ -114,6 +116,7 @@ def plain_cluster() -> str:
 #
 # And what makes it one of a cluster:
 #   MAYFLY_SERVER_NAME        its own name, as mayfly-1
+#   MAYFLY_SERVER_HOST        where the others reach it, as host-1
 #   MAYFLY_CLUSTER_PASSWORD   with which the servers connect to each other
 #   MAYFLY_ROUTES             where, itself included: ["tls://{_ROUTE_USER}:PASSWORD@host-1:6222", ...]
 #   MAYFLY_TLS_CERT, MAYFLY_TLS_KEY, MAYFLY_TLS_CA

@@ -41,6 +41,7 @@ def alone(port: int, secrets: Path) -> dict[str, str]:
     """The rest of what nats-cluster.conf reads, for a cluster of one."""
     return certificate(secrets) | {
         "MAYFLY_SERVER_NAME": "alone",
+        "MAYFLY_SERVER_HOST": "127.0.0.1",
         "MAYFLY_CLUSTER_PASSWORD": "secret-of-servers",
         "MAYFLY_ROUTES": f'["tls://server:secret-of-servers@127.0.0.1:{port}"]',
     }

@@ -88,7 +88,8 @@ async def test_a_cluster_of_ones_own(tmp_path: Path) -> None:
     with ExitStack() as stack:
         addresses = []
         for name, port in zip(names, routes, strict=True):
-            environment = PASSWORDS | shared | certificate(secrets, name) | {"MAYFLY_SERVER_NAME": name}
+            own_names = {"MAYFLY_SERVER_NAME": name, "MAYFLY_SERVER_HOST": f"127.0.0.1:{port}"}
+            environment = PASSWORDS | shared | certificate(secrets, name) | own_names
             listen = ("--cluster_listen", f"nats://127.0.0.1:{port}")
             own = own_server(tmp_path / name, environment, "nats-cluster.conf", *listen)
             addresses.append(f"tls://{stack.enter_context(own)}")
@@ -101,6 +102,8 @@ async def test_a_cluster_of_ones_own(tmp_path: Path) -> None:
         found = json.loads((await operator.request(subjects.stream_info(storage.EVENTS))).payload)
         assert len(found["cluster"]["replicas"]) == 2
         await operator.close()
+    logs = [(tmp_path / name / "log").read_text() for name in names]
+    assert not any("TLS route handshake error" in log for log in logs)  # they know each other by the right names
 
 
 def test_an_empty_password_is_noticed(tmp_path: Path) -> None:
