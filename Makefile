@@ -1,6 +1,7 @@
 # make setup | demo | test | bench | soak | chaos | trace | lint | lock: each does the set-up it needs by itself.
 # A fresh machine has make and python3 (3.11 or newer, with venv); everything else comes from the lock files:
-# requirements.lock is what Mayfly runs on, requirements-dev.lock adds what tests and linters need;
+# requirements.lock is what Mayfly runs on, requirements-image.lock adds what every node provider of the scaler needs,
+# requirements-dev.lock adds what tests and linters need;
 # requirements-bench.lock is the peers that `make bench` measures beside it, in an environment of their own.
 
 VENV   := .venv
@@ -65,6 +66,7 @@ lock:
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	test -x $(UV) || $(PYTHON) -m pip install --quiet uv==$(UV_VERSION)
 	$(LOCK) pyproject.toml -o requirements.lock
+	$(LOCK) --all-extras -c requirements.lock pyproject.toml -o requirements-image.lock
 	$(LOCK) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(LOCK) --group pyproject.toml:bench -c requirements.lock -o requirements-bench.lock
 

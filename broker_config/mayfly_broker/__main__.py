@@ -3,7 +3,7 @@ buckets, each on so many servers of a cluster as ``--replicas`` says.
 
 ``--access FILE`` is for ``roles``: what of the user's own functions may touch.
 
-``bootstrap`` reads MAYFLY_NATS_URL, MAYFLY_NATS_USER (operator) and MAYFLY_NATS_PASSWORD_FILE.
+``bootstrap`` reads MAYFLY_NATS_URL, MAYFLY_NATS_USER (operator), MAYFLY_NATS_PASSWORD_FILE and MAYFLY_NATS_CA_FILE.
 """
 
 import argparse
@@ -55,13 +55,14 @@ def _print(command: str, access_file: Path | None) -> None:
 
 
 async def _bootstrap(settings: ServiceConfig, replicas: int | None) -> None:
-    await _refuse_empty_passwords(settings.nats_url)
+    await _refuse_empty_passwords(settings)
     bus = await Bus.connect(
         settings.nats_url,
         name="bootstrap",
         role=OPERATOR,
         user=settings.nats_user or OPERATOR,
         password=settings.nats_password(),
+        ca_file=settings.nats_ca_file,
     )
     try:
         await bootstrap(bus, replicas)
@@ -69,11 +70,13 @@ async def _bootstrap(settings: ServiceConfig, replicas: int | None) -> None:
         await bus.close()
 
 
-async def _refuse_empty_passwords(url: str) -> None:
+async def _refuse_empty_passwords(settings: ServiceConfig) -> None:
     """nats-server takes a variable that is set to nothing for a password of no characters, and lets anybody in."""
     for role in ROLES:
         try:
-            bus = await Bus.connect(url, name="bootstrap", role=role, user=role, password="")
+            bus = await Bus.connect(
+                settings.nats_url, name="bootstrap", role=role, user=role, password="", ca_file=settings.nats_ca_file
+            )
         except Unauthorized:
             continue
         await bus.close()

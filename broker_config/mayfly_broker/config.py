@@ -31,6 +31,19 @@ _SYNC_INTERVAL = "5s"
 
 _ROUTE_USER = "server"  # as whom servers of a cluster connect to each other
 
+_PLAIN_STORE = Path("/data/jetstream")
+_PLAIN_MONITORING = "http: 127.0.0.1:8222\n"
+_CERTIFICATE = "cert_file: $MAYFLY_TLS_CERT, key_file: $MAYFLY_TLS_KEY, ca_file: $MAYFLY_TLS_CA"
+
+# Each server proves itself to the others by its certificate, too. What a server sees as its own address need not be
+# what others can reach, or what its certificate names: it is told which to give to the other servers, and gives none to
+# clients, who know all that there are.
+_ENCRYPTED = f"""\
+  tls {{ {_CERTIFICATE}, verify: true }}
+  advertise: $MAYFLY_SERVER_HOST
+  no_advertise: true
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
@@ -85,7 +98,14 @@ def plain() -> str:
 # Once it runs: `python -m mayfly_broker bootstrap` makes the streams and buckets.
 
 server_name: mayfly-1
-{_rest_of_plain()}"""
+{_server("4222", _PLAIN_STORE)}\
+{_PLAIN_MONITORING}
+# For TLS, give the server a certificate and the services a tls:// address (and MAYFLY_NATS_CA_FILE, if it is signed by
+# an authority of your own):
+# tls {{ cert_file: "/etc/nats/tls.crt", key_file: "/etc/nats/tls.key" }}
+
+include "roles.conf"
+"""
 
 
 def plain_cluster() -> str:
@@ -96,15 +116,25 @@ def plain_cluster() -> str:
 #
 # And what makes it one of a cluster:
 #   MAYFLY_SERVER_NAME        its own name, as mayfly-1
+#   MAYFLY_SERVER_HOST        where the others reach it, as host-1
 #   MAYFLY_CLUSTER_PASSWORD   with which the servers connect to each other
-#   MAYFLY_ROUTES             where, itself included: ["nats://{_ROUTE_USER}:PASSWORD@host-1:6222", ...]
+#   MAYFLY_ROUTES             where, itself included: ["tls://{_ROUTE_USER}:PASSWORD@host-1:6222", ...]
+#   MAYFLY_TLS_CERT, MAYFLY_TLS_KEY, MAYFLY_TLS_CA
+#                             files: its certificate, which names its host and is good for servers and for clients,
+#                             and that of the authority which has signed it and the other servers'
 #
-# Once all run: `python -m mayfly_broker bootstrap --replicas 3` makes the streams and buckets, and the services are
-# given all addresses: MAYFLY_NATS_URL=nats://host-1:4222,nats://host-2:4222,nats://host-3:4222
+# Once all run: `python -m mayfly_broker bootstrap --replicas 3` makes the streams and buckets. It and the services are
+# given all addresses, and the authority's certificate:
+#   MAYFLY_NATS_URL=tls://host-1:4222,tls://host-2:4222,tls://host-3:4222
+#   MAYFLY_NATS_CA_FILE=ca.crt
 
 server_name: $MAYFLY_SERVER_NAME
-{_cluster("6222", "$MAYFLY_CLUSTER_PASSWORD", "$MAYFLY_ROUTES")}\
-{_rest_of_plain()}"""
+tls {{ {_CERTIFICATE} }}
+{_cluster("6222", "$MAYFLY_CLUSTER_PASSWORD", "$MAYFLY_ROUTES", _ENCRYPTED)}\
+{_server("4222", _PLAIN_STORE)}\
+{_PLAIN_MONITORING}
+include "roles.conf"
+"""
 
 
 def plain_roles(access: Access = NOTHING) -> str:
@@ -147,18 +177,6 @@ def _by_environment() -> str:
 {passwords}"""
 
 
-def _rest_of_plain() -> str:
-    return f"""\
-{_server("4222", Path("/data/jetstream"))}\
-http: 127.0.0.1:8222
-
-# For TLS, give the server a certificate and the services a tls:// address:
-# tls {{ cert_file: "/etc/nats/tls.crt", key_file: "/etc/nats/tls.key" }}
-
-include "roles.conf"
-"""
-
-
 def _member(cluster: Cluster) -> str:
     routes = [f"nats://{_ROUTE_USER}:{cluster.password}@127.0.0.1:{port}" for port in cluster.ports]
     return f"server_name: {_quote(cluster.server)}\n" + _cluster(
@@ -166,7 +184,7 @@ def _member(cluster: Cluster) -> str:
     )
 
 
-def _cluster(listen: str, password: str, routes: str) -> str:
+def _cluster(listen: str, password: str, routes: str, more: str = "") -> str:
     """``password`` and ``routes`` as they stand in the file."""
     return f"""\
 cluster {{
@@ -174,7 +192,7 @@ cluster {{
   listen: {listen}
   authorization {{ user: {_ROUTE_USER}, password: {password} }}
   routes: {routes}
-}}
+{more}}}
 """
 
 

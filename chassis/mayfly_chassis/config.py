@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from mayfly_chassis import tls
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -28,9 +30,20 @@ class ServiceConfig(BaseModel):
     nats_url: Annotated[str, StringConstraints(pattern=rf"^{_SERVER}(,{_SERVER})*$")] = "nats://127.0.0.1:4222"
     nats_user: str | None = None
     nats_password_file: Path | None = None
+    nats_ca_file: Path | None = None  # certificates of who alone signs the servers'
     health_host: str = "127.0.0.1"
     health_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("nats_ca_file")
+    @classmethod
+    def _usable(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None:
+                tls.trusting(path)
+        except tls.UnusableCertificates as error:
+            raise ValueError(str(error)) from None
+        return path
 
     def nats_password(self) -> str | None:
         """Raises `ConfigError` when the file cannot be read."""

@@ -9,12 +9,14 @@ connection, or while the server takes no data, goes out later, up to `OUTBOUND_L
 import asyncio
 import inspect
 import random
+import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Self
 
 import structlog
 
-from mayfly_chassis import frames, lane
+from mayfly_chassis import frames, lane, tls
 from mayfly_chassis.errors import (
     BusClosed,
     BusError,
@@ -23,6 +25,7 @@ from mayfly_chassis.errors import (
     OutboundBufferFull,
     RequestTimeout,
     Unauthorized,
+    Untrusted,
 )
 from mayfly_proto import records, subjects
 
@@ -60,13 +63,16 @@ class Connection:
         role: str,
         user: str | None = None,
         password: str | None = None,
+        ca_file: Path | None = None,
         on_closed: Callable[[], None] | None = None,
     ) -> Self:
         """Try once to connect to one of the servers in ``url`` (separated by commas).
 
-        ``on_closed`` is called when the connection is over for good without `close`. Raises `Unauthorized` or
-        `ConnectFailed`.
+        With a ``tls://`` address or a ``ca_file`` (whose certificates alone are trusted then) nothing is sent that is
+        not encrypted, to any of them. ``on_closed`` is called when the connection is over for good without `close`.
+        Raises `Unauthorized`, `Untrusted` or `ConnectFailed`.
         """
+        trusted = _trusted(url, ca_file)
         connection = cls(role, on_closed)
         try:
             await connection._client.connect(
@@ -74,6 +80,7 @@ class Connection:
                 name=name,
                 user=user,
                 password=password,
+                tls=trusted,
                 inbox_prefix=subjects.inbox(role),
                 error_cb=connection._error,
                 disconnected_cb=connection._lost,
@@ -89,8 +96,7 @@ class Connection:
             connection._closing = True
             connection._client.abandon()
             await connection._client.close()
-            kind = Unauthorized if "authorization" in str(error).lower() else ConnectFailed
-            raise kind(f"{url}: {str(error) or type(error).__name__}") from error
+            raise _kind(error)(f"{url}: {str(error) or type(error).__name__}") from error
         connection._established()
         connection._opened = True
         connection._write()
@@ -237,3 +243,18 @@ class Connection:
             log.error("bus.closed", error=str(self._client.last_error))
             if self._on_closed is not None:
                 self._on_closed()
+
+
+def _trusted(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
+    if ca_file is None and "tls://" not in url:
+        return None
+    try:
+        return tls.trusting(ca_file)
+    except tls.UnusableCertificates as error:
+        raise Untrusted(str(error)) from error
+
+
+def _kind(error: Exception) -> type[ConnectFailed]:
+    if isinstance(error, ssl.SSLCertVerificationError | lane.NotEncrypted):
+        return Untrusted
+    return Unauthorized if "authorization" in str(error).lower() else ConnectFailed

@@ -2,7 +2,8 @@
 
 BusError
 ├── ConnectFailed             no server answers, or not as one
-│   └── Unauthorized          it answers, and refuses this user
+│   ├── Unauthorized          it answers, and refuses this user
+│   └── Untrusted             it answers, and cannot prove that it is the one to talk to
 ├── BusClosed                 this connection is over for good
 ├── NoResponders              nobody listens on that subject
 ├── RequestTimeout
@@ -30,6 +31,10 @@ class ConnectFailed(BusError):
 
 class Unauthorized(ConnectFailed):
     """The server refuses this user or password."""
+
+
+class Untrusted(ConnectFailed):
+    """The server's certificate is not to be trusted, or it has none where TLS is demanded. No password was sent."""
 
 
 class BusClosed(BusError):

@@ -13,6 +13,7 @@ This rests on private parts of nats-py 2.16; ``tests/contract/test_bus_nats_py.p
 """
 
 import asyncio
+import ssl
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ _hide_aiohttp = "aiohttp" not in sys.modules
 if _hide_aiohttp:
     sys.modules["aiohttp"] = None  # type: ignore[assignment]
 import nats.aio.client as stock  # noqa: E402 - see above
+from nats.aio.transport import TcpTransport  # noqa: E402
 from nats.errors import Error as StockError  # noqa: E402
 from nats.errors import UnexpectedEOF  # noqa: E402
 
@@ -30,7 +32,14 @@ if _hide_aiohttp:
 
 from mayfly_chassis import frames  # noqa: E402
 
-__all__ = ["Client", "StockError"]
+__all__ = ["Client", "NotEncrypted", "StockError"]
+
+
+class NotEncrypted(StockError):
+    """A server that was to speak TLS does not."""
+
+    def __str__(self) -> str:
+        return "the server does not demand TLS, and this connection does"
 
 
 class _Lane(asyncio.Protocol):
@@ -80,13 +89,34 @@ class _Subscription:
         self._queue = queue
 
 
+class _Transport(TcpTransport):
+    """nats-py's, which forgets in two places that a connection became another one by TLS."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # nats-py's
+
+    async def connect_tls(self, uri: Any, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int) -> None:
+        plain = self._io_writer
+        assert plain is not None
+        try:
+            await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
+        except BaseException:
+            plain.transport.abort()
+            self._io_reader = self._io_writer = None  # who waits for their end would wait for ever
+            raise
+        assert self._io_writer is not None
+        self._io_writer.transport.get_protocol()._over_ssl = True  # type: ignore[attr-defined] # else asyncio complains
+
+    def __bool__(self) -> bool:
+        return True  # so that nats-py does not make one of its own
+
+
 class Client(stock.Client):
     """nats-py's client whose subscriptions, made by `listen`, are called synchronously."""
 
-    _transport: Any  # of its two kinds only TCP, with TLS or without, is ever used here
-
     def __init__(self, failed: Callable[[bytes, Exception], None], writable: Callable[[bool], None]) -> None:
         super().__init__()
+        self._transport: Any = _Transport()
         self._failed = failed
         self._writable = writable
         self._callbacks: dict[bytes, frames.Callback] = {}
@@ -110,8 +140,18 @@ class Client(stock.Client):
         """Give up what is pending: closing would wait for a server that takes nothing."""
         self._pending = []
         self._pending_data_size = 0
-        if self._transport:
+        self._abort()
+
+    def _abort(self) -> None:
+        if self._transport._io_writer is not None:
             self._transport._io_writer.transport.abort()
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """nats-py follows the server: whoever answers in its place without TLS would be sent the password."""
+        if initial_connection and "tls" in self.options and not info.get("tls_required"):
+            self._abort()
+            raise NotEncrypted
+        await super()._process_info(info, initial_connection)
 
     async def _read_loop(self) -> None:
         """Feeds nats-py's own parser with what is not ours, until the connection ends."""
@@ -128,8 +168,8 @@ class Client(stock.Client):
 
     async def _process_op_err(self, error: Exception) -> None:
         """nats-py reconnects once the old connection is closed, which a dead peer that takes no data would put off."""
-        if self._transport and not self.is_closed and not self.is_reconnecting:
-            self._transport._io_writer.transport.abort()
+        if not self.is_closed and not self.is_reconnecting:
+            self._abort()
         await super()._process_op_err(error)
 
     def _take_over(self, inbox: "asyncio.Queue[bytes | Exception]") -> None:

@@ -25,7 +25,7 @@ from mayfly_chassis import config as configuration
 from mayfly_chassis import health, logs, supervisor
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.config import ConfigError, ServiceConfig
-from mayfly_chassis.errors import BusClosed, ConnectFailed, Unauthorized
+from mayfly_chassis.errors import BusClosed, ConnectFailed, Unauthorized, Untrusted
 from mayfly_chassis.micro import Micro
 
 C = TypeVar("C", bound=ServiceConfig)
@@ -182,9 +182,10 @@ async def _connect(name: str, role: str, config: ServiceConfig, on_closed: Calla
                 role=role,
                 user=user,
                 password=password,
+                ca_file=config.nats_ca_file,
                 on_closed=on_closed,
             )
-        except Unauthorized:
+        except (Unauthorized, Untrusted):
             raise
         except ConnectFailed as error:
             if not waiting:

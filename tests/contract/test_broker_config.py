@@ -2,61 +2,28 @@
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from mayfly.launcher import ports
-from mayfly_broker.config import password_variable
-from mayfly_broker.roles import ROLES
-from mayfly_broker.server import binary
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import Unauthorized
 from mayfly_proto import storage, subjects
-from tests.conftest import Eventually
-
-FOLDER = Path(__file__).parents[2] / "broker_config"
-PASSWORDS = {password_variable(role): f"secret-of-{role}" for role in ROLES}
+from tests.contract.own_server import FOLDER, PASSWORDS, certificate, make_certificates, own_server
 
 
-@contextmanager
-def own_server(
-    directory: Path, passwords: dict[str, str], file: str = "nats-server.conf", *flags: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """nats-server on the checked-in files; only ports and store are other ones."""
-    directory.mkdir(exist_ok=True)
-    shutil.copy(FOLDER / "roles.conf", directory)
-    text = (FOLDER / file).read_text()
-    assert text.count('"/data/jetstream"') == 1
-    (directory / file).write_text(text.replace("/data/jetstream", f"{directory}/store"))
-    command: list[str | Path] = [binary(), "-c", directory / file, "--ports_file_dir", directory]
-    command += ["-a", "127.0.0.1", "-p", "-1", "-m", "-1", *flags]
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=os.environ | passwords, stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(10)
-
-
-async def _url(directory: Path, process: subprocess.Popen[bytes], eventually: Eventually) -> str:
-    ports = directory / f"nats-server_{process.pid}.ports"
-    await eventually(lambda: ports.exists() and ports.read_text().endswith("}"))
-    url: str = json.loads(ports.read_text())["nats"][0]
-    return url
-
-
-def _bootstrap(url: str, directory: Path, password: str, *flags: str) -> "subprocess.CompletedProcess[str]":
+def _bootstrap(
+    url: str, directory: Path, password: str, *flags: str, ca_file: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
     secret = directory / "password"
     secret.write_text(f"{password}\n")
     settings = {"MAYFLY_NATS_URL": url, "MAYFLY_NATS_PASSWORD_FILE": str(secret)}
+    if ca_file is not None:
+        settings["MAYFLY_NATS_CA_FILE"] = str(ca_file)
     return subprocess.run(
         [sys.executable, "-m", "mayfly_broker", "bootstrap", *flags],
         env=os.environ | settings,
@@ -92,10 +59,10 @@ def test_what_is_granted_is_in_no_role(tmp_path: Path) -> None:
     assert subprocess.run(command, capture_output=True, text=True).returncode == 2
 
 
-async def test_a_server_of_ones_own(tmp_path: Path, eventually: Eventually) -> None:
+async def test_a_server_of_ones_own(tmp_path: Path) -> None:
     """The files start a server; `bootstrap` makes its buckets; roles have their passwords, and nobody else comes in."""
-    with own_server(tmp_path, PASSWORDS) as process:
-        url = await _url(tmp_path, process, eventually)
+    with own_server(tmp_path, PASSWORDS) as address:
+        url = f"nats://{address}"
         made = _bootstrap(url, tmp_path, PASSWORDS["MAYFLY_OPERATOR_PASSWORD"])
         assert (made.returncode, made.stdout, made.stderr) == (0, "", "")
 
@@ -110,32 +77,39 @@ async def test_a_server_of_ones_own(tmp_path: Path, eventually: Eventually) -> N
             await Bus.connect(url, name="test", role="client")
 
 
-async def test_a_cluster_of_ones_own(tmp_path: Path, eventually: Eventually) -> None:
-    """One file for all three servers, which find each other with a password; `bootstrap --replicas 3` uses them all."""
-    routes = [ports.choose("127.0.0.1", 0, "") for _ in range(3)]
-    urls = ", ".join(f'"nats://server:secret-of-servers@127.0.0.1:{port}"' for port in routes)
+async def test_a_cluster_of_ones_own(tmp_path: Path) -> None:
+    """One file for all three servers, which find each other with password and certificate, and take TLS only;
+    `bootstrap --replicas 3` uses them all."""
+    names = [f"mayfly-{number}" for number in (1, 2, 3)]
+    secrets = make_certificates(tmp_path, *(f"{name}=127.0.0.1" for name in names))
+    routes = [ports.choose("127.0.0.1", 0, "") for _ in names]
+    urls = ", ".join(f'"tls://server:secret-of-servers@127.0.0.1:{port}"' for port in routes)
     shared = {"MAYFLY_CLUSTER_PASSWORD": "secret-of-servers", "MAYFLY_ROUTES": f"[{urls}]"}
     with ExitStack() as stack:
         addresses = []
-        for number, port in enumerate(routes, 1):
-            folder, named = tmp_path / f"{number}", {"MAYFLY_SERVER_NAME": f"mayfly-{number}"}
+        for name, port in zip(names, routes, strict=True):
+            own_names = {"MAYFLY_SERVER_NAME": name, "MAYFLY_SERVER_HOST": f"127.0.0.1:{port}"}
+            environment = PASSWORDS | shared | certificate(secrets, name) | own_names
             listen = ("--cluster_listen", f"nats://127.0.0.1:{port}")
-            own = own_server(folder, PASSWORDS | shared | named, "nats-cluster.conf", *listen)
-            addresses.append(await _url(folder, stack.enter_context(own), eventually))
-        url = ",".join(addresses)
-        made = _bootstrap(url, tmp_path, PASSWORDS["MAYFLY_OPERATOR_PASSWORD"], "--replicas", "3")
+            own = own_server(tmp_path / name, environment, "nats-cluster.conf", *listen)
+            addresses.append(f"tls://{stack.enter_context(own)}")
+        url, ca_file = ",".join(addresses), secrets / "ca.crt"
+        made = _bootstrap(url, tmp_path, PASSWORDS["MAYFLY_OPERATOR_PASSWORD"], "--replicas", "3", ca_file=ca_file)
         assert (made.returncode, made.stdout, made.stderr) == (0, "", "")
-        operator = await Bus.connect(url, name="test", role="operator", user="operator", password="secret-of-operator")
+        operator = await Bus.connect(
+            url, name="test", role="operator", user="operator", password="secret-of-operator", ca_file=ca_file
+        )
         found = json.loads((await operator.request(subjects.stream_info(storage.EVENTS))).payload)
         assert len(found["cluster"]["replicas"]) == 2
         await operator.close()
+    logs = [(tmp_path / name / "log").read_text() for name in names]
+    assert not any("TLS route handshake error" in log for log in logs)  # they know each other by the right names
 
 
-async def test_an_empty_password_is_noticed(tmp_path: Path, eventually: Eventually) -> None:
+def test_an_empty_password_is_noticed(tmp_path: Path) -> None:
     """A variable that is set to nothing would leave a role open to anybody: `bootstrap` refuses such a server."""
-    with own_server(tmp_path, PASSWORDS | {"MAYFLY_ROUTER_PASSWORD": ""}) as process:
-        url = await _url(tmp_path, process, eventually)
-        refused = _bootstrap(url, tmp_path, PASSWORDS["MAYFLY_OPERATOR_PASSWORD"])
+    with own_server(tmp_path, PASSWORDS | {"MAYFLY_ROUTER_PASSWORD": ""}) as address:
+        refused = _bootstrap(f"nats://{address}", tmp_path, PASSWORDS["MAYFLY_OPERATOR_PASSWORD"])
     assert refused.returncode == 1
     assert "router has an empty password: set MAYFLY_ROUTER_PASSWORD" in refused.stderr
 

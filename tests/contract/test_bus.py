@@ -3,16 +3,12 @@
 import asyncio
 import os
 import signal
-import ssl
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from nats.errors import StaleConnectionError
 
 from mayfly_broker.server import EmbeddedServer
-from mayfly_broker.server import binary as nats_server
 from mayfly_chassis.bus import OUTBOUND_LIMIT, Bus, Reply
 from mayfly_chassis.errors import (
     BusClosed,
@@ -382,37 +378,3 @@ async def test_thrown_out_for_good_is_reported(server: EmbeddedServer, eventuall
     with pytest.raises((BusClosed, NoResponders)):
         await waiting
     await bus.close()
-
-
-@pytest.mark.skipif(not Path("/usr/bin/openssl").exists(), reason="needs the openssl command to make a certificate")
-async def test_the_fast_lane_runs_over_tls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
-) -> None:
-    """nats-py upgrades the connection, then the lane takes it over; large messages too."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    names = "subjectAltName=IP:127.0.0.1"
-    subprocess.run(
-        ["openssl", *make.split(), "-addext", names, "-keyout", key, "-out", certificate],
-        check=True,
-        capture_output=True,
-    )
-    config = tmp_path / "nats.conf"
-    config.write_text(
-        f'listen: "127.0.0.1:-1"\nports_file_dir: "{tmp_path}"\n'
-        f'tls {{\n cert_file: "{certificate}"\n key_file: "{key}"\n}}\n'
-    )
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    process = subprocess.Popen([nats_server(), "-c", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        ports = tmp_path / f"nats-server_{process.pid}.ports"
-        await eventually(lambda: ports.exists() and b"]" in ports.read_bytes())
-        port = ports.read_text().split(":")[-1].split('"')[0]
-        bus = await Bus.connect(f"tls://127.0.0.1:{port}", name="test", role="operator")
-        assert isinstance(bus._client._transport._io_writer.get_extra_info("ssl_object"), ssl.SSLObject)
-        await bus.subscribe("echo", echo(bus))
-        assert (await bus.request("echo", bytes(900_000))).payload == bytes(900_000)
-        await bus.close()
-    finally:
-        process.kill()
-        process.wait()

@@ -45,6 +45,13 @@ def test_the_client_has_the_coroutines_the_fast_lane_uses(name: str) -> None:
     assert inspect.iscoroutinefunction(getattr(Client, name))
 
 
+def test_a_server_is_looked_at_before_it_gets_a_password() -> None:
+    """``_process_info`` refuses a server without TLS: INFO is read there first, and CONNECT holds the password."""
+    source = inspect.getsource(Client._process_connect_init)
+    assert source.index("self._process_info(srv_info, initial_connection=True)") < source.index("_connect_command()")
+    assert 'self.options["tls"] = tls' in inspect.getsource(Client.connect)
+
+
 def test_the_read_loop_starts_when_a_connection_is_established() -> None:
     """The transport is taken over in ``_read_loop``: it must start last, TLS upgraded and PONG received."""
     source = inspect.getsource(Client._process_connect_init)
@@ -90,6 +97,15 @@ def test_the_transport_shows_its_streams() -> None:
     assert {"transport"} <= set(dir(asyncio.StreamWriter))
     assert callable(asyncio.StreamReader._maybe_resume_transport)  # type: ignore[attr-defined]
     assert "_buffer" in inspect.getsource(asyncio.StreamReader.__init__)
+
+
+def test_the_transport_is_ours_as_long_as_it_says_that_it_is_there() -> None:
+    """nats-py makes another one only when ``not self._transport``; and its upgrade to TLS makes new streams."""
+    source = inspect.getsource(Client._connect_to_server)
+    assert source.index("if not self._transport:") < source.index("TcpTransport()")
+    assert "self._io_reader, self._io_writer = reader, writer" in inspect.getsource(TcpTransport.connect_tls)
+    assert "_over_ssl" in inspect.getsource(asyncio.StreamReaderProtocol.eof_received)
+    assert bool(lane._Transport())
 
 
 def test_aiohttp_is_not_imported_when_it_is_installed(tmp_path: Path) -> None:

@@ -60,6 +60,15 @@ def test_a_password_comes_from_its_file_and_a_missing_file_is_named(tmp_path: Pa
         ServiceConfig(nats_password_file=tmp_path / "nothing").nats_password()
 
 
+def test_a_file_of_certificates_is_read_at_the_start(tmp_path: Path) -> None:
+    """One that is missing, or is something else, is a mistake in the configuration and not one of the network."""
+    with pytest.raises(ConfigError, match=r"MAYFLY_NATS_CA_FILE=.*No such file"):
+        load(ServiceConfig, "router", {"MAYFLY_NATS_CA_FILE": str(tmp_path / "nothing")})
+    (tmp_path / "ca.crt").write_text("no certificate\n")
+    with pytest.raises(ConfigError, match=r"MAYFLY_NATS_CA_FILE=.*holds no certificate"):
+        load(ServiceConfig, "router", {"MAYFLY_NATS_CA_FILE": str(tmp_path / "ca.crt")})
+
+
 def test_configuration_cannot_change_while_a_service_runs() -> None:
     """The model is frozen."""
     with pytest.raises(ValueError, match="frozen"):

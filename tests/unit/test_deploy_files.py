@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from pydantic import BaseModel
 
 from mayfly_activator.config import ActivatorConfig
 from mayfly_broker.roles import ROLES
+from mayfly_chassis.config import ServiceConfig
 from mayfly_gateway.config import GatewayConfig
 from mayfly_registry.config import RegistryConfig
 from mayfly_router.config import RouterConfig
+from mayfly_scaler.config import ScalerConfig
 from mayfly_worker.config import WorkerConfig
 
 ROOT = Path(__file__).parents[2]
@@ -21,9 +24,12 @@ CONFIGS: dict[str, type[BaseModel]] = {
     "registry": RegistryConfig,
     "router": RouterConfig,
     "activator": ActivatorConfig,
+    "scaler": ScalerConfig,
     "worker": WorkerConfig,
     "gateway": GatewayConfig,
 }
+SERVERS = ("nats-1", "nats-2", "nats-3")
+COPIES = {"router": 2, "scaler": 2, "worker": 2}  # of which there is more than one
 
 
 @pytest.fixture(scope="module")
@@ -31,51 +37,127 @@ def compose() -> Any:
     return yaml.safe_load((ROOT / "compose.yaml").read_text())
 
 
-def test_compose_has_one_nats_and_one_of_each_service(compose: Any) -> None:
-    """The whole platform is there, and each service runs the module that its folder holds."""
-    assert set(compose["services"]) == {"nats", "bootstrap", *CONFIGS}
-    for name in CONFIGS:
-        assert compose["services"][name]["command"] == ["python", "-m", f"mayfly_{name}"]
+def services(compose: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Role and definition of each that is neither NATS nor its bootstrap."""
+    for name, service in compose["services"].items():
+        if name not in (*SERVERS, "bootstrap"):
+            yield re.sub(r"-\d+$", "", name), service
 
 
-def test_compose_gives_nats_time_to_stop(compose: Any) -> None:
-    """Docker kills what has not ended after ten seconds; nats-server takes a minute for 6,000 durable consumers."""
-    assert compose["services"]["nats"]["stop_grace_period"] == "10m"
+def test_compose_has_all_that_a_failure_needs(compose: Any) -> None:
+    """Three NATS servers, two of what would be missed at once, and everything else; each runs its own module."""
+    assert set(SERVERS) < set(compose["services"])
+    roles = [role for role, _ in services(compose)]
+    assert {role: roles.count(role) for role in roles} == {role: COPIES.get(role, 1) for role in CONFIGS}
+    for role, service in services(compose):
+        own = ["worker"] if role == "worker" else ["python", "-m", f"mayfly_{role}"]
+        assert service["command"] == own
+    assert (ROOT / "deploy/worker").read_text().endswith("exec python -m mayfly_worker\n")
 
 
-@pytest.mark.parametrize("service", CONFIGS)
-def test_compose_sets_only_what_the_service_reads(compose: Any, service: str) -> None:
+def test_compose_names_no_two_the_same(compose: Any) -> None:
+    """Of two routers or workers with one name, the older would go; two such scalers would both think that they lead."""
+    for variable in ("MAYFLY_ROUTER_NAME", "MAYFLY_WORKER_NODE", "MAYFLY_SCALER_NAME"):
+        names = [service["environment"].get(variable) for _, service in services(compose)]
+        given = [name for name in names if name]
+        assert len(set(given)) == len(given) == 2
+
+
+def test_compose_gives_each_time_to_stop(compose: Any) -> None:
+    """Docker kills what has not ended after ten seconds: nats-server takes a minute for 6,000 durable consumers, a
+    worker as long as it may let calls finish."""
+    for server in SERVERS:
+        assert compose["services"][server]["stop_grace_period"] == "10m"
+    limits = WorkerConfig()
+    for role, service in services(compose):
+        needed = limits.cordon_limit_s + limits.drain_limit_s + 10 if role == "worker" else 40
+        assert int(service["stop_grace_period"].removesuffix("s")) >= needed, role
+
+
+def test_compose_sets_only_what_the_service_reads(compose: Any) -> None:
     """A misspelt variable would be ignored in silence: each is a field of the service's config."""
-    fields = {field.upper() for field in CONFIGS[service].model_fields}
-    for variable in compose["services"][service]["environment"]:
-        field = variable.removeprefix("MAYFLY_").removeprefix(f"{service.upper()}_")
-        assert field in fields, variable
+    for role, service in [*services(compose), ("broker", compose["services"]["bootstrap"])]:
+        fields = {field.upper() for field in CONFIGS.get(role, ServiceConfig).model_fields}
+        for variable in service["environment"]:
+            assert variable.removeprefix("MAYFLY_").removeprefix(f"{role.upper()}_") in fields, variable
 
 
 def test_compose_gives_each_service_its_own_credentials_only(compose: Any) -> None:
-    """Least privilege: a service's NATS user is its own role, and it sees no other's password."""
-    for name in CONFIGS:
-        service = compose["services"][name]
-        assert service["environment"]["MAYFLY_NATS_USER"] == name
-        assert service["environment"]["MAYFLY_NATS_PASSWORD_FILE"] == f"/run/secrets/{name}"
-        assert set(service["secrets"]) <= {name, "token"}
-    assert set(compose["secrets"]) == {*ROLES, "token"}
+    """Least privilege: a service's NATS user is its own role, and it sees no other's password, nor a server's key."""
+    for role, service in services(compose):
+        assert service["environment"]["MAYFLY_NATS_USER"] == role
+        assert service["environment"]["MAYFLY_NATS_PASSWORD_FILE"] == f"/run/secrets/{role}"
+        assert set(service["secrets"]) == {role, "ca.crt", *(["token"] if role == "gateway" else [])}
+    for server in SERVERS:
+        own = {f"{server}.crt", f"{server}.key"}
+        assert set(compose["services"][server]["secrets"]) == {*ROLES, "cluster", "ca.crt", *own}
+    assert "ca.key" not in compose["secrets"]
+    assert all(secret["file"] == f"./secrets/{name}" for name, secret in compose["secrets"].items())
+
+
+def test_compose_lets_nobody_reach_nats_without_tls(compose: Any) -> None:
+    """Every address is one of TLS to a server that there is, with the authority's certificate beside it."""
+    addresses = {f"tls://{server}:4222" for server in SERVERS}
+    for name, service in compose["services"].items():
+        if name not in SERVERS:
+            assert set(service["environment"]["MAYFLY_NATS_URL"].split(",")) == addresses
+            assert service["environment"]["MAYFLY_NATS_CA_FILE"] == "/run/secrets/ca.crt"
+
+
+def test_compose_publishes_on_loopback_only(compose: Any) -> None:
+    """What is reachable from other machines is for the operator to decide."""
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert len(ports) == 2
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_keeps_functions_from_the_platforms_ports(compose: Any) -> None:
+    """Registry and worker refuse them alike: NATS, its monitoring, health, the gateway."""
+    for service in ("registry", "worker-1", "worker-2"):
+        environment = compose["services"][service]["environment"]
+        (ports,) = [value for name, value in environment.items() if name.endswith("_PLATFORM_PORTS")]
+        assert set(ports.split(",")) == {"4222", "6222", "8222", "8081", "8080"}
+
+
+def test_compose_takes_away_what_nobody_needs(compose: Any) -> None:
+    """No capability, no way to get one, no file to write but in a volume; the worker alone has some, and is root."""
+    for name, service in compose["services"].items():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"] is True
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert ("user" in service or "cap_add" in service) == name.startswith("worker")
 
 
 def test_make_secrets_makes_each_secret_once_and_privately(compose: Any, tmp_path: Path) -> None:
-    """Every secret that compose names is made, readable by its owner alone, and kept by a second run."""
+    """Every secret that compose names is made and kept by a second run. Nobody else gets into the folder; the
+    authority's key is for its owner alone even there."""
     for _ in range(2):
         subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
-    made = {path.name: path for path in (tmp_path / "secrets").iterdir()}
-    assert set(made) == set(compose["secrets"])
-    assert all(path.stat().st_mode & 0o077 == 0 for path in made.values())
-    assert len({path.read_text() for path in made.values()}) == len(made)
-    assert all(re.fullmatch(r"s[0-9a-f]{48}\n", path.read_text()) for path in made.values())
+        made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert set(compose["secrets"]) <= set(made)
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "secrets/ca.key").stat().st_mode & 0o777 == 0o600
+    assert len(set(made.values())) == len(made)
+    assert all(re.fullmatch(r"s[0-9a-f]{48}\n", made[name]) for name in (*ROLES, "cluster", "token"))
+
+
+def test_make_secrets_renews_what_is_deleted(tmp_path: Path) -> None:
+    """A server's certificate that has run out is deleted and made anew, by the same authority; all else stays."""
+    folder = tmp_path / "secrets"
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    (folder / "nats-2.crt").unlink()
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    after = {path.name: path.read_text() for path in folder.iterdir()}
+    assert {name for name in before if after[name] != before[name]} == {"nats-2.crt", "nats-2.key"}
+    verify = ["openssl", "verify", "-x509_strict", "-CAfile", folder / "ca.crt", folder / "nats-2.crt"]
+    subprocess.run(verify, check=True, capture_output=True)
 
 
 def test_dockerfile_copies_what_exists_and_is_well_formed() -> None:
-    """Every instruction is one that Docker knows, and every file it copies from here is there."""
-    known = {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "CMD"}
+    """Every instruction is one that Docker knows, and every file it copies from here is there and gets there."""
+    known = {"ARG", "FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "CMD"}
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     for line in filter(None, (line.strip() for line in text.splitlines())):
         if line.startswith("#"):
@@ -84,4 +166,5 @@ def test_dockerfile_copies_what_exists_and_is_well_formed() -> None:
         assert instruction in known, line
         if instruction == "COPY" and not rest.startswith("--from"):
             for source in rest.split()[:-1]:
-                assert (ROOT / source).exists(), source
+                assert source == "wheel[s]" or (ROOT / source).exists(), source
+                assert source == "wheel[s]" or f"!{source}" in ignored, source

@@ -20,7 +20,8 @@ __all__ = ["Client", "NoResultYet", "Result"]
 
 
 class Client(Calls, Durable, DeadLetters, Functions, Nodes):
-    """``data``: a platform's data directory. ``nats``: a server's address instead, with ``user`` and ``password``.
+    """``data``: a platform's data directory. ``nats``: a server's address instead, with ``user`` and ``password``, and
+    ``ca_file`` for a ``tls://`` address whose certificate somebody of your own has signed.
 
     To be entered with ``async with``, which raises `platform_file.PlatformNotFound` and `BusError`.
     """

@@ -24,7 +24,8 @@ _CLIENT = "client"
 
 
 class Connection:
-    """``data``: a platform's data directory. ``nats``: a server's address instead, with ``user`` and ``password``.
+    """``data``: a platform's data directory. ``nats``: a server's address instead, with ``user`` and ``password``, and
+    ``ca_file`` for a ``tls://`` address whose certificate somebody of your own has signed.
 
     To be entered with ``async with``, which raises `platform_file.PlatformNotFound` and `BusError`.
     """
@@ -36,11 +37,13 @@ class Connection:
         nats: str | None = None,
         user: str | None = None,
         password: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._data = data
         self._nats = nats
         self._user = user
         self._password = password
+        self._ca_file = None if ca_file is None else Path(ca_file)
         self._connection: Bus | None = None
 
     async def __aenter__(self) -> Self:
@@ -50,7 +53,12 @@ class Connection:
             url, user, password = platform.nats, platform.user, platform.password
         self._user = user
         self._connection = await Bus.connect(
-            url, name="mayfly-client", role=user or _CLIENT, user=user, password=password
+            url,
+            name="mayfly-client",
+            role=user or _CLIENT,
+            user=user,
+            password=password,
+            ca_file=self._ca_file,
         )
         return self
 

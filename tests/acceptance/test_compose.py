@@ -1,0 +1,204 @@
+"""compose.yaml on a real Docker engine: what it starts, what its parts may do, and what it survives."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import pytest
+
+from mayfly_broker.roles import ROLES
+from mayfly_chassis.bus import Bus
+from mayfly_chassis.errors import Unauthorized, Untrusted
+from mayfly_chassis.history import History
+from mayfly_proto import storage, subjects
+from tests.acceptance.compose_cluster import IMAGE, Cluster, Load
+from tests.acceptance.docker_engine import Engine, NoEngine
+
+pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.timeout(400)]
+
+UPGRADED = ("registry", "activator", "scaler-1", "scaler-2", "router-1", "router-2", "worker-1", "worker-2")
+
+DENIED, REFUSED = b"PermissionError", b"ConnectionRefusedError"  # by the kernel, and because nobody listens there
+
+ECHO = """
+import os, time
+
+def handler(event, context):
+    time.sleep(0.05)
+    return {"got": event, "uid": os.getuid(), "node": os.environ.get("MAYFLY_INSTANCE")}
+"""
+
+REACH = """
+import socket
+
+def handler(event, context):
+    try:
+        socket.create_connection(tuple(event), timeout=3).close()
+    except OSError as error:
+        return type(error).__name__
+    return "reached"
+"""
+
+SEEN = """
+def handler(event, context):
+    context.publish("event.seen", context.invocation)
+"""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with ExitStack() as stack:
+        try:
+            engine = stack.enter_context(Engine())
+        except NoEngine as error:
+            pytest.skip(f"no Docker engine can be had here: {error}")
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def cluster(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(engine, tmp_path_factory.mktemp("compose")) as cluster:
+        cluster.deploy("echo", ECHO, idempotent=True, timeout=10)
+        yield cluster
+
+
+def test_streams_are_on_three_servers(cluster: Cluster) -> None:
+    """Bootstrap has used the whole cluster, so that any one of them may go."""
+    assert cluster.on_nats(events)["config"]["num_replicas"] == 3
+
+
+async def events(bus: Bus) -> Any:
+    """What the server says of the stream."""
+    return json.loads((await bus.request(subjects.stream_info(storage.EVENTS))).payload)
+
+
+def test_no_secret_is_where_others_look(cluster: Cluster) -> None:
+    """Not in the image, nor in what the engine keeps of it and of the containers, nor in any process's command line."""
+    image = cluster.engine.docker("inspect", IMAGE) + cluster.engine.docker("history", "--no-trunc", IMAGE)
+    commands = "\n".join(cluster.engine.commands())
+    assert "nats-server" in commands
+    places = (image, json.dumps(cluster.containers()), commands)
+    for name in (*ROLES, "cluster", "token"):
+        for where in places:
+            assert cluster.secret(name) not in where, name
+
+
+def test_nobody_is_root_but_the_worker(cluster: Cluster) -> None:
+    """A service runs as a user without any right; a function as a user of its own, whom no other function has."""
+    for container in cluster.containers():
+        service = container["Config"]["Labels"]["com.docker.compose.service"]
+        if container["State"]["Running"] and not service.startswith("worker"):
+            status = cluster.engine.docker("exec", container["Id"], "cat", "/proc/1/status")
+            fields = dict(line.split(":\t", 1) for line in status.splitlines())
+            assert set(fields["Uid"].split()) == {"1000"}, service
+            assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0, service
+            assert fields["NoNewPrivs"] == "1", service
+    assert json.loads(cluster.call("/function/echo").body)["uid"] >= 200_000
+
+
+def test_workers_give_all_they_can(cluster: Cluster) -> None:
+    """With what compose.yaml adds for them, no worker lacks a means of keeping functions apart but what the kernel has
+    not."""
+    said = cluster.compose("logs", "--no-color", "worker-1", "worker-2")
+    assert said.count("service.ready") >= 2
+    missing = [line for line in said.splitlines() if "isolation.limited" in line and "Landlock ABI" not in line]
+    assert missing == []
+
+
+@pytest.mark.parametrize(("port", "without_limits"), [(4222, b"reached"), (6222, b"reached"), (8222, REFUSED)])
+def test_functions_do_not_reach_the_servers(cluster: Cluster, port: int, without_limits: bytes) -> None:
+    """Neither as clients, nor as servers, and no manifest can ask for it. Where the kernel limits no ports a password
+    is between them; what is monitored is on the server's own loopback and never reached."""
+    cluster.deploy("reach", REACH, timeout=10)
+    answer = cluster.call("/function/reach", json.dumps(["nats-1", port]).encode())
+    limited = "TCP ports are not limited" not in cluster.compose("logs", "--no-color", "worker-1")
+    assert answer.body == (DENIED if limited else without_limits)
+    with pytest.raises(AssertionError, match=str(port)):
+        cluster.deploy("reach", REACH, connect=[port])
+
+
+@pytest.mark.parametrize(
+    ("authority", "password", "error"),
+    [("ca.crt", "operator", None), (None, "operator", Untrusted), ("ca.crt", "client", Unauthorized)],
+)
+def test_nats_lets_in_who_knows_authority_and_password(
+    cluster: Cluster, authority: str | None, password: str, error: type[Exception] | None
+) -> None:
+    """From this machine as from the services: no password to who is not known, no entry without the right one."""
+    ca_file = None if authority is None else cluster.folder / "secrets" / authority
+
+    async def connect() -> None:
+        secret = cluster.secret(password)
+        bus = await Bus.connect(
+            cluster.nats, name="test", role="operator", user="operator", password=secret, ca_file=ca_file
+        )
+        await bus.close()
+
+    with nullcontext() if error is None else pytest.raises(error):
+        cluster.engine.inside(lambda: asyncio.run(connect()))
+
+
+def test_calls_go_on_when_a_worker_is_killed(cluster: Cluster) -> None:
+    """kill -9 of a node with calls in it: they run on the other one, and the container comes back by itself."""
+    with Load(cluster, "/function/echo") as load:
+        load.wait_for_more(20)
+        cluster.engine.kill(cluster.container("worker-1"))
+        load.wait_for_more(40)
+    assert load.failed() == []
+    cluster.wait(lambda: not cluster.unwell(), cluster.describe)
+    cluster.wait(lambda: {node["node"] for node in cluster.manage("GET", "nodes")} == {"n1", "n2"})
+
+
+def test_no_event_is_lost_when_a_nats_server_is_killed(cluster: Cluster) -> None:
+    """kill -9 of the one of three that leads the stream: what was answered 202 has run, events and calls are taken
+    again, and the server comes back by itself."""
+    cluster.deploy("seen", SEEN, publish=["event.seen"], triggers=[{"event": "compose.>"}])
+    leader = cluster.on_nats(events)["cluster"]["leader"]
+    with Load(cluster, "/event/compose/numbers") as load:
+        load.wait_for_more(50)
+        cluster.engine.kill(cluster.container(leader))
+        load.wait_for_more(100)
+    assert load.failed() == []
+    stored = {json.loads(answer.body)["id"] for answer in load.answers if answer.code == 202}
+    assert len(stored) >= 100
+    cluster.wait(lambda: stored <= seen(cluster), lambda: stored - seen(cluster))
+    assert cluster.call("/function/echo").code == 200
+    cluster.wait(lambda: not cluster.unwell(), cluster.describe)
+    assert cluster.call("/function/echo").code == 200
+
+
+def seen(cluster: Cluster) -> set[str]:
+    """Events that the function has been called with."""
+
+    async def read(bus: Bus) -> list[str]:
+        history = History(bus, storage.EVENTS, subjects.event("seen"))
+        return await history.page(1, 10_000, lambda stored: stored.payload.decode())
+
+    return set(cluster.on_nats(read))
+
+
+def test_no_call_fails_when_one_after_the_other_is_restarted(cluster: Cluster) -> None:
+    """As an upgrade does it, in the order of docs/machines.md: of what runs twice, the other one goes on meanwhile."""
+    cluster.deploy("once", ECHO, timeout=10)  # not idempotent: a call that is lost is an error
+    for service in UPGRADED:
+        with Load(cluster, "/function/once") as load:
+            load.wait_for_more(10)
+            cluster.compose("restart", "--timeout", "75", service)
+            cluster.wait(lambda: not cluster.unwell(), cluster.describe)
+            load.wait_for_more(10)
+        assert load.failed() == [], service
+
+
+def test_everything_stops_in_order(cluster: Cluster) -> None:
+    """Told to stop, each ends by itself and says that all was well; afterwards nothing is left of it but the image."""
+    cluster.compose("stop")
+    codes = {
+        row["Config"]["Labels"]["com.docker.compose.service"]: row["State"]["ExitCode"] for row in cluster.containers()
+    }
+    assert {name for name, code in codes.items() if code} == set()
+    cluster.compose("down", "--volumes")
+    assert cluster.engine.docker("ps", "--all", "--quiet") == ""
+    assert cluster.engine.docker("volume", "ls", "--quiet") == ""
+    assert cluster.engine.docker("network", "ls", "--filter", "type=custom", "--quiet") == ""
