@@ -1,27 +1,43 @@
-"""A whole cluster in simulated time: hours of load in seconds, the same in every run.
+"""A whole cluster in simulated time: minutes of load in seconds, the same in every run.
 
-Router, activator and the worker's pool are the real code; what they hold for their connection, the processes of
-instances, and time are not. A message takes `HOP_S`, a word of the Route Cache `ROUTE_S`.
+Router, activator, the worker's pool and what the scaler says of shares are the real code; what they hold for their
+connection, the processes of instances, and time are not. A message takes `HOP_S`, a word of the Route Cache `ROUTE_S`.
 """
 
 import asyncio
 import itertools
 import selectors
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 from mayfly_activator.fleet import Fleet as ActivatorFleet
 from mayfly_activator.starter import Starter
 from mayfly_chassis.bus import PAYLOAD_HEADROOM, Bus, Reply
 from mayfly_proto import codec, errors, messages, records, storage, subjects
-from mayfly_proto.records import Client, NodeLease, Package, Route, RouterMembers, RouterSeen, VersionSpec
+from mayfly_proto.records import (
+    Client,
+    FunctionTarget,
+    NodeLease,
+    Package,
+    Route,
+    RouterLoad,
+    RouterMembers,
+    RouterSeen,
+    VersionSpec,
+)
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.fleet import Fleet
 from mayfly_router.function import Function
 from mayfly_router.limits import Limits
 from mayfly_router.orders import Orders
 from mayfly_router.state import State
+from mayfly_scaler.config import ScalerConfig
+from mayfly_scaler.functions.function import Function as ScaledFunction
+from mayfly_scaler.functions.learning import Learning
+from mayfly_scaler.functions.sharing import Sharing
+from mayfly_scaler.reports import Reports
 from mayfly_worker.pool import Group, Instance, Pool
 
 HOP_S = 0.0002
@@ -70,14 +86,14 @@ class Net:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._receivers: dict[str, Receive] = {}
+        self._receivers: dict[str, list[Receive]] = {}
         self._answers: dict[str, asyncio.Future[Reply]] = {}
         self._inboxes = itertools.count()
         self._under_way: deque[tuple[float, str, bytes, bytes | None, bytes]] = deque()
         self.published: Counter[str] = Counter()
 
     def receive(self, subject: str, receiver: Receive) -> None:
-        self._receivers[subject] = receiver
+        self._receivers.setdefault(subject, []).append(receiver)
 
     def publish(
         self, subject: str | bytes, payload: bytes = b"", *, reply: str | bytes = b"", headers: bytes | None = None
@@ -104,8 +120,8 @@ class Net:
             answer = self._answers.pop(name, None)
             if answer is not None and not answer.done():
                 answer.set_result(Reply(headers, payload))
-            elif name in self._receivers:
-                self._receivers[name](name.encode(), reply, headers, payload)
+            for receiver in self._receivers.get(name, ()):
+                receiver(name.encode(), reply, headers, payload)
         if self._under_way:
             self._loop.call_at(self._under_way[0][0], self._arrive)
 
@@ -295,16 +311,19 @@ class Cluster:
 
     async def start(self) -> None:
         """Everybody knows everybody on return."""
-        for k, worker in enumerate(self.workers, 2):
+        for worker in self.workers:
             self.net.receive(subjects.load_node(worker.name), self._on_load)
-            client = Client(server="s", id=k)
-            lease = NodeLease(node=worker.name, epoch=1, client=client, memory_mb=worker.pool.memory_mb, cores=8)
-            self.fleet.on_lease(worker.name, records.encode(lease))
-            self._activators.on_lease(worker.name, records.encode(lease))
+            lease = records.encode(self.lease(worker))
+            self.fleet.on_lease(worker.name, lease)
+            self._activators.on_lease(worker.name, lease)
         self.background("ticks", self._tick())
         self.background("heartbeats", self._beat())
         await asyncio.sleep(0.1)
         self.dispatch.may_order = True
+
+    def lease(self, worker: Worker) -> NodeLease:
+        client = Client(server="s", id=2 + self.workers.index(worker))
+        return NodeLease(node=worker.name, epoch=1, client=client, memory_mb=worker.pool.memory_mb, cores=8)
 
     def stop(self) -> None:
         """Raises what any of the tasks died of."""
@@ -324,6 +343,11 @@ class Cluster:
         while True:
             for worker in self.workers:
                 worker.heartbeat()
+            now, awake = self._loop.time(), list(self.state.awake)
+            loads = {f.name: load for f in awake if (load := self.state.look_at(f, now)) is not None}
+            self.net.publish(
+                subjects.load_router("r1"), records.encode(RouterLoad(router="r1", epoch=1, functions=loads))
+            )
             await asyncio.sleep(HEARTBEAT_S)
 
     def deploy(self, name: str, **fields: Any) -> Function:
@@ -353,6 +377,41 @@ class Cluster:
         outcome = Outcome(function, arrived + HOP_S, self._begun.pop(inbox, None), error)
         self.outcomes.append(outcome)
         return outcome
+
+
+class Scaler:
+    """Leads, and has no nodes to add."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        bus, receive = cast(Bus, cluster.net), cluster.net.receive
+        self._functions: dict[str, ScaledFunction] = {}
+        reports = self._reports = Reports(bus, asyncio.get_running_loop().time)
+        reports.on_router.append(self._heard)
+        for worker in cluster.workers:
+            reports.leases[worker.name] = cluster.lease(worker)
+            receive(subjects.load_node(worker.name), reports._node)
+        receive(subjects.load_router("r1"), reports._router)
+        receive(subjects.BLOCKED, reports._no_place)
+        self._sharing = Sharing(
+            bus,
+            ScalerConfig(),
+            cast(Any, SimpleNamespace(leading=True, epoch=1)),
+            reports,
+            cast(Any, SimpleNamespace(current=cluster.specs.get)),
+            cast(Any, defaultdict(FunctionTarget)),
+            self._functions,
+        )
+        cluster.background("scaler", self._run())
+
+    def _heard(self, load: RouterLoad) -> None:
+        for name, of_one in load.functions.items():
+            function = self._functions.setdefault(name, ScaledFunction(name, Learning()))
+            function.heard(of_one, self._reports.clock())
+
+    async def _run(self) -> None:
+        while True:
+            self._sharing.share()
+            await asyncio.sleep(1.0)
 
 
 def _never(*_: object) -> None:

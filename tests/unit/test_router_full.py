@@ -2,78 +2,23 @@
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Callable
-from math import inf
 from typing import Any
 
 import pytest
 
-from mayfly_proto import codec, messages, records, subjects
+from mayfly_proto import records, subjects
 from mayfly_proto.errors import ErrorType
 from mayfly_proto.records import Shares
 from mayfly_router.allotment import LINGER_S
-from tests.unit.router_cluster import Cluster, Outcome, simulated
+from mayfly_scaler.functions import sharing
+from mayfly_scaler.functions.function import DEMAND_S
+from tests.unit.router_cluster import Cluster, Outcome, Scaler, simulated
 
 MB = 128
-PEAK_S = 5.0  # for which what a function asked for is remembered
 COLD_S = 0.05
 WORD_S = 0.06  # until all know that an order was blocked: the scaler says shares every 50 ms at most
 MESSAGES_S = 0.02  # a stop, the process's end, a report that there is room, an order
-
-
-class Scaler:
-    """The leading scaler's part: max-min over what functions ask for, once a second and when an order is blocked.
-
-    Here every instance has the same size and every function the same weight.
-    """
-
-    def __init__(self, cluster: Cluster, instances: int) -> None:
-        self._cluster = cluster
-        self._instances = instances
-        self._asked: dict[str, deque[tuple[float, int]]] = {}
-        self._calls: dict[str, int] = {}
-        self._said_at = -inf
-        self._loop = asyncio.get_running_loop()
-        cluster.net.receive(subjects.BLOCKED, self._on_blocked)
-        cluster.background("scaler", self._run())
-
-    async def _run(self) -> None:
-        while True:
-            for name, load in self._cluster.state.load().functions.items():
-                called = load.calls > self._calls.get(name, 0)  # a short call is over before anybody looks
-                self._calls[name] = load.calls
-                self._note(name, max(load.queued + load.in_flight, int(called)))
-            self._say()
-            await asyncio.sleep(1.0)
-
-    def _on_blocked(self, _s: bytes, _r: bytes, _raw: bytes | None, frame: bytes) -> None:
-        blocked, _ = codec.Unpacker(messages.Blocked)(frame)
-        function = self._cluster.state.functions[blocked.function]
-        self._note(blocked.function, sum(pool.held for pool in function.pools.values()) + blocked.instances)
-        self._loop.call_at(max(self._loop.time(), self._said_at + 0.05), self._say)
-
-    def _note(self, name: str, asked: int) -> None:
-        self._asked.setdefault(name, deque()).append((self._loop.time(), asked))
-
-    def _say(self) -> None:
-        self._said_at = self._loop.time()
-        demands = {}
-        for name, asked in self._asked.items():
-            while asked and asked[0][0] < self._said_at - PEAK_S:
-                asked.popleft()
-            if peak := max((number for _, number in asked), default=0):
-                demands[name] = min(peak, self._cluster.specs[name].max_instances)
-        if sum(demands.values()) > 0.9 * self._instances:
-            shares = Shares(epoch=1, shares=max_min(demands, self._instances))
-            self._cluster.net.publish(subjects.SHARES, records.encode(shares))
-
-
-def max_min(demands: dict[str, int], total: int) -> dict[str, int]:
-    shares: dict[str, int] = {}
-    for left, (name, demand) in enumerate(sorted(demands.items(), key=lambda item: item[1])):
-        shares[name] = min(demand, (total - sum(shares.values())) // (len(demands) - left))
-    return shares
 
 
 async def keep_busy(cluster: Cluster, function: str, callers: int, service_s: Any) -> None:
@@ -106,7 +51,7 @@ async def full(*, shares: bool = True, seconds: float = 30.0) -> Cluster:
     cluster = Cluster(4, 25 * MB, COLD_S)
     await cluster.start()
     if shares:
-        Scaler(cluster, 100)
+        Scaler(cluster)
     cluster.deploy("noisy", memory_mb=MB, max_instances=500, timeout_s=60)
     await keep_busy(cluster, "noisy", 500, lambda: chance.lognormvariate(-1.0, 1.2))
     await asyncio.sleep(10)
@@ -186,13 +131,19 @@ def test_one_that_is_free_goes_although_nobody_waits() -> None:
     assert seen["late by"] < 0.005
 
 
+@pytest.fixture
+def nothing_is_left_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scaler shares out nine tenths: what comes newly finds a place in the last one, and waits for nobody."""
+    monkeypatch.setattr(sharing, "FULL", 1.0)
+
+
 async def rare_calls(service_s: Callable[[random.Random], float], concurrency: int) -> tuple[Cluster, list[float]]:
     """A function that is called when its place has long gone to the noisy one; returns for how long its calls waited
     after the first call of the noisy one had ended of which all could know that it was one too many."""
     chance = random.Random(11)
     cluster = Cluster(2, 8 * MB, COLD_S)
     await cluster.start()
-    Scaler(cluster, 16)
+    Scaler(cluster)
     spec: dict[str, Any] = {"memory_mb": MB, "max_instances": 80, "timeout_s": 60, "concurrency": concurrency}
     cluster.deploy("noisy", **spec)
     cluster.deploy("rare", memory_mb=MB, timeout_s=60)
@@ -202,7 +153,7 @@ async def rare_calls(service_s: Callable[[random.Random], float], concurrency: i
     for _ in range(5):
         outcome = await cluster.call("rare", 0.01)
         assert outcome.error is None and outcome.began is not None
-        await asyncio.sleep(PEAK_S + LINGER_S + chance.uniform(1.5, 3))
+        await asyncio.sleep(DEMAND_S + LINGER_S + chance.uniform(1.5, 3))
         released = min(at for at in cluster.ended["noisy"] if at > outcome.arrived + WORD_S)
         beyond.append(outcome.began - released)
     cluster.stop()
@@ -210,6 +161,7 @@ async def rare_calls(service_s: Callable[[random.Random], float], concurrency: i
 
 
 @pytest.mark.invariant("S30")
+@pytest.mark.usefixtures("nothing_is_left_free")
 @pytest.mark.parametrize("noisy_s", [0.05, 0.5, 3.0])
 def test_within_its_share_a_call_waits_for_one_slot_and_one_cold_start(noisy_s: float) -> None:
     """Every place is taken, by calls that are short or long. A call of a function that is within its share begins a
@@ -220,6 +172,7 @@ def test_within_its_share_a_call_waits_for_one_slot_and_one_cold_start(noisy_s: 
 
 
 @pytest.mark.invariant("S30")
+@pytest.mark.usefixtures("nothing_is_left_free")
 def test_a_noisy_function_of_many_calls_at_once_makes_room_too() -> None:
     """Where an instance takes five calls at once its place is there when the last of them has ended, and it gets none
     after them: within the longest of a handful of calls."""
