@@ -136,7 +136,7 @@ async def test_an_owner_that_sleeps_and_its_successor_start_no_more_than_the_lim
     """It falls asleep with starts under way and calls that wait, and wakes when the other orders for those it has: the
     instances that exist at one time, by anybody's order, are never more than the limit."""
     await mayfly.activator()
-    workers = [await mayfly.worker(name, cold_s=0.5) for name in ("n1", "n2")]
+    workers = [await mayfly.worker(name, cold_s=2) for name in ("n1", "n2")]
     sleeper = await mayfly.router_process("r2")
     await mayfly.router("r1")
     await agree(mayfly, "r1", "r2")
