@@ -123,9 +123,9 @@ async def test_a_machine_joins_works_and_leaves(platform: Platform, tmp_path: Pa
         assert arguments.endswith("-m mayfly_worker ")
         assert (platform.data / "secrets" / "worker").read_text() not in arguments
 
-        outside.deploy(platform, "on-gpu", SLEEPER, node_labels={"gpu": "yes"}, timeout=30)
+        outside.deploy(platform, "on-gpu", SLEEPER, node_labels={"gpu": "yes"}, timeout=30, activation="eager")
         async with outside.client(platform.nats) as connection:
-            calls = [asyncio.create_task(outside.call(connection, "on-gpu", b"1.5")) for _ in range(2)]
+            calls = [asyncio.create_task(outside.call(connection, "on-gpu", b"5")) for _ in range(2)]
             await outside.until(lambda: states(platform, "on-gpu") == [("far", "busy")] * 2)
             worker.send_signal(signal.SIGTERM)
             assert [answer.code for answer in await asyncio.gather(*calls)] == [200, 200]
