@@ -58,6 +58,12 @@ class Load:
         while not over.is_set():
             self.codes[(await outside.call(self._client, "nap", b"0.2")).code] += 1
 
+    async def trickle(self, over: asyncio.Event) -> None:
+        """So few that none is held ready for them."""
+        while not over.is_set():
+            self.codes[(await outside.call(self._client, "nap", b"0.01")).code] += 1
+            await asyncio.sleep(0.3)
+
     async def watch(self, over: asyncio.Event) -> None:
         while not over.is_set():
             nodes = await asyncio.to_thread(names, self._platform)
@@ -96,7 +102,7 @@ async def test_load_comes_and_goes(tmp_path: Path) -> None:
             async with background(load.watch):
                 async with background(*[load.call] * CALLERS):
                     await load.until_seen(["n1", "n2", "n3"], 20)
-                async with background(load.call):
+                async with background(load.trickle):
                     await load.until_seen(["n1"], QUIET_S)
                 await outside.until(lambda: not outside.instances(platform), timeout=QUIET_S, every=0.1)
         assert load.seen[0] == ["n1"]
