@@ -25,7 +25,7 @@ class Why(BaseModel):
 async def nodes(request: Request) -> Response:
     leases: Mirror = request.app.state.nodes
     reports: Reports = request.app.state.reports
-    alive = (records.decode(value, records.NodeLease) for _, value in leases.items())
+    alive = [records.decode(value, records.NodeLease) for _, value in leases.items()]
     return _json(fleet.rows(alive, await _targets(request.app.state.bus), reports.nodes()))
 
 
