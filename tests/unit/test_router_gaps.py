@@ -148,5 +148,7 @@ def test_pauses_are_in_reports_to_the_scaler_and_not_in_those_to_people() -> Non
     function.gaps.fall(1)
     function.gaps.rise(31)
     assert state.report().functions["f"].idle_gaps == {}
-    assert state.load().functions["f"].idle_gaps == {"30": 1}
-    assert state.load().functions == {}
+    state.wake(function)
+    told = [state.look_at(function, 100.0) for _ in range(2)]
+    assert [load and load.idle_gaps for load in told] == [{"30": 1}, {}]
+    assert state.look_at(function, 100.0) is None
