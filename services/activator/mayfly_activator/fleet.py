@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 from mayfly_activator.placement import START_SLOTS_PER_CORE, Candidate
 from mayfly_proto import records, states, storage
-from mayfly_proto.records import NodeLease, NodeLoad, Route
+from mayfly_proto.records import NodeLease, NodeLoad, Route, VersionLoad
 
 STALE_S = 3.0  # an older report is not placed by
 KNOWN_S = 900.0  # after its last instance a node has the code of a version, and for so long perhaps a template
 SMOOTHING = 0.3  # weight of a report in a node's use of its processors: one busy second says little
+
+_NONE: dict[str, VersionLoad] = {}
 
 
 class Order(NamedTuple):
@@ -29,7 +31,9 @@ class Node:
         self.accepted: list[Order] = []  # answered since the last report
         self.starting: dict[str, tuple[str, int]] = {}  # instance → function, version; by our orders, not ready yet
         self.cpu_percent = 0.0
-        self._known: dict[tuple[str, str], float] = {}  # function, version → last reported; the longest ago first
+        self._idle = 0  # instances, in the last report
+        self._reported = joined
+        self._left: dict[tuple[str, str], float] = {}  # function, version → last reported; the longest ago first
 
     @property
     def open(self) -> bool:
@@ -37,21 +41,23 @@ class Node:
         return not self.lease.draining and (self.load is None or self.load.state == states.Node.UP.value)
 
     def candidate(self, function: str, version: int) -> Candidate:
-        own = [*self.asked, *self.accepted]
-        reported = self.load.instances if self.load else {}
         used_mb = self.load.memory_used_mb if self.load else 0
-        mine = reported.get(function, {})
-        others = [by for name, by in reported.items() if name != function]
-        others.append({number: load for number, load in mine.items() if number != str(version)})
+        mine = self.load.instances.get(function, _NONE) if self.load else _NONE
+        same = mine.get(str(version))
+        instances = sum([counts.ready + counts.starting for counts in mine.values()])
+        for order in (*self.asked, *self.accepted):
+            used_mb += len(order.instances) * order.memory_mb
+            instances += len(order.instances) if order.function == function else 0
         return Candidate(
             self.lease.node,
             self.lease.memory_mb,
-            used_mb + sum(len(order.instances) * order.memory_mb for order in own),
+            used_mb,
             START_SLOTS_PER_CORE * self.lease.cores - len(self.starting),
-            instances=sum(load.ready + load.starting for load in mine.values())
-            + sum(len(order.instances) for order in own if order.function == function),
-            familiar=(function, str(version)) in self._known or (function, version) in self.starting.values(),
-            idle=sum(load.ready - load.busy for by in others for load in by.values()),
+            instances=instances,
+            familiar=same is not None
+            or (function, str(version)) in self._left
+            or (function, version) in self.starting.values(),
+            idle=self._idle - (same.ready - same.busy if same is not None else 0),
             cpu_percent=self.cpu_percent,
             labels=self.lease.labels,
         )
@@ -60,7 +66,8 @@ class Node:
         """What the node accepted before it sent this is in it: its words come in the order in which it says them."""
         self.cpu_percent += SMOOTHING * (load.cpu_percent - self.cpu_percent)
         self._remember(load, now)
-        self.load = load
+        self.load, self._reported = load, now
+        self._idle = sum(counts.ready - counts.busy for by in load.instances.values() for counts in by.values())
         self.accepted.clear()
         asked = {instance for order in self.asked for instance in order.instances}
         for instance, (function, version) in list(self.starting.items()):
@@ -69,12 +76,14 @@ class Node:
                 del self.starting[instance]
 
     def _remember(self, load: NodeLoad, now: float) -> None:
-        for function, versions in load.instances.items():
-            for version in versions:
-                self._known.pop((function, version), None)
-                self._known[function, version] = now
-        while self._known and next(iter(self._known.values())) < now - KNOWN_S:
-            del self._known[next(iter(self._known))]
+        """What it has no more it knows for a while."""
+        for function, versions in self.load.instances.items() if self.load else ():
+            present = load.instances.get(function, _NONE)
+            for version in versions.keys() - present.keys() if versions.keys() != present.keys() else ():
+                self._left.pop((function, version), None)
+                self._left[function, version] = self._reported
+        while self._left and next(iter(self._left.values())) < now - KNOWN_S:
+            del self._left[next(iter(self._left))]
 
 
 class Fleet:

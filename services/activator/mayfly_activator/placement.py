@@ -9,7 +9,8 @@ and perhaps a process that has imported it. A node whose processors are busy is 
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
 
@@ -87,59 +88,74 @@ def place(
 ) -> Placement:
     """Choose a node with these labels for each instance. The candidates are counted up as they fill."""
     ranked = sorted((node for node in candidates if node.has(labels)), key=lambda node: rank(node.name))
+    used_mb = sum(node.used_mb for node in ranked)
+    total = sum(node.instances for node in ranked)
     nodes: dict[str, list[str]] = {}
     rest = []
     for instance in instances:
-        node = _choose(ranked, memory_mb)
+        node = _choose(ranked, memory_mb, used_mb, total)
         if node is None:
             rest.append(instance)
         else:
             node.take(memory_mb)
+            used_mb += memory_mb
+            total += 1
             nodes.setdefault(node.name, []).append(instance)
     if rest and candidates and not ranked:
         return Placement(nodes, rest, Refusal.LABELS)
     return Placement(nodes, rest, _reason(ranked, memory_mb) if rest else "")
 
 
-def rank(name: str) -> list[tuple[int, str]]:
+@lru_cache(maxsize=10_000)
+def rank(name: str) -> tuple[tuple[int, str], ...]:
     """The order in which nodes fill: n2 before n10."""
-    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+    return tuple((int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name))
 
 
-def _choose(ranked: Sequence[Candidate], memory_mb: int) -> Candidate | None:
+def _choose(ranked: Sequence[Candidate], memory_mb: int, used_mb: int, total: int) -> Candidate | None:
+    """``used_mb`` and ``total`` instances of the function: on all of these nodes."""
+    needed = _needed(ranked, used_mb + memory_mb)
+    limit = ceil(SPREAD * total) if total >= SPREAD_FROM else total + 1
     for busy in (False, True):
-        nodes = [node for node in ranked if node.start_slots > 0 and node.busy is busy]
-        chosen = _with_room(nodes, ranked, memory_mb) or _with_idle(nodes, memory_mb)
+        chosen = _with_room(ranked, busy, memory_mb, needed, limit) or _with_idle(ranked, busy, memory_mb)
         if chosen is not None:
             return chosen
     return None
 
 
-def _with_room(nodes: Iterable[Candidate], ranked: Sequence[Candidate], memory_mb: int) -> Candidate | None:
-    possible = [node for node in nodes if node.fits(memory_mb)]
-    roomy = [node for node in possible if node.fits(memory_mb, FILL)]
-    total = sum(node.instances for node in ranked)
-    limit = ceil(SPREAD * total) if total >= SPREAD_FROM else total + 1
-    spread = [node for node in roomy if node.instances < limit]
-    for tier in (spread, roomy, possible):
-        if tier:
-            needed = set(ranked[: _needed(ranked, memory_mb)])
-            return next((node for node in tier if node.familiar and node in needed), tier[0])
-    return None
+def _with_room(ranked: Sequence[Candidate], busy: bool, memory_mb: int, needed: int, limit: int) -> Candidate | None:
+    """One pass, which ends behind the nodes that are needed as soon as none behind can be better: a cluster may have
+    a thousand nodes, and most of them are behind."""
+    first: dict[int, Candidate] = {}  # by how well it suits, 0 the best
+    familiar: dict[int, Candidate] = {}
+    for position, node in enumerate(ranked):
+        if position >= needed and 0 in first:
+            break
+        if node.busy is not busy or node.start_slots <= 0 or not node.fits(memory_mb):
+            continue
+        tier = 2 if not node.fits(memory_mb, FILL) else 1 if node.instances >= limit else 0
+        first.setdefault(tier, node)
+        if node.familiar and position < needed:
+            familiar.setdefault(tier, node)
+    best = min(first, default=None)
+    return None if best is None else familiar.get(best, first[best])
 
 
-def _with_idle(nodes: Iterable[Candidate], memory_mb: int) -> Candidate | None:
-    crowded = [node for node in nodes if node.idle > 0 and node.memory_mb >= memory_mb]
+def _with_idle(ranked: Sequence[Candidate], busy: bool, memory_mb: int) -> Candidate | None:
+    crowded = (
+        node
+        for node in ranked
+        if node.busy is busy and node.start_slots > 0 and node.idle > 0 and node.memory_mb >= memory_mb
+    )
     return max(crowded, key=lambda node: node.idle, default=None)
 
 
-def _needed(ranked: Sequence[Candidate], memory_mb: int) -> int:
+def _needed(ranked: Sequence[Candidate], load_mb: int) -> int:
     """How many nodes, from the first, the present load asks for."""
-    load = sum(node.used_mb for node in ranked) + memory_mb
     room = 0.0
     for count, node in enumerate(ranked, 1):
         room += node.memory_mb * FILL
-        if load <= room:
+        if load_mb <= room:
             return count
     return len(ranked)
 
