@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import pytest
 
 from mayfly_broker.bootstrap import bootstrap
@@ -16,6 +17,9 @@ from mayfly_broker.config import make_passwords
 from mayfly_broker.roles import OPERATOR
 from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.bus import Bus
+
+hypothesis.settings.register_profile("any-machine", deadline=None)  # how long an example takes is the machine's affair
+hypothesis.settings.load_profile("any-machine")
 
 Connect = Callable[[str], Awaitable[Bus]]
 
