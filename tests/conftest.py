@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import settings
 
 from mayfly_broker.bootstrap import bootstrap
 from mayfly_broker.config import make_passwords
 from mayfly_broker.roles import OPERATOR
 from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.bus import Bus
+
+# How long an example takes says something of the machine; what never ends, pytest's own limit ends.
+settings.register_profile("mayfly", deadline=None)
+settings.load_profile("mayfly")
 
 Connect = Callable[[str], Awaitable[Bus]]
 
