@@ -16,7 +16,7 @@ from mayfly_scaler.reports import GONE_S, STALE_S, Reports
 
 SCALER = Path(__file__).parents[2] / "services" / "scaler" / "mayfly_scaler"
 OF_THE_DAY = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "time.localtime"}
-FOR_PEOPLE = {"decisions.py", "functions/functions.py"}  # what they read, and the hours that they provision for
+FOR_PEOPLE = {"decisions.py", "nodes/targets.py", "functions/functions.py"}  # what they read, and hours they name
 
 
 class Clock:
