@@ -9,14 +9,15 @@ import msgspec
 import pytest
 
 from mayfly_chassis.bus import Bus
-from mayfly_proto import codec, messages, records
+from mayfly_proto import codec, messages, records, subjects
 from mayfly_proto.records import Client, FunctionLoad, NodeLease, NodeLoad, RouterLoad, VersionLoad
+from mayfly_scaler.functions.metrics import VALID_S, Metrics
 from mayfly_scaler.functions.usage import Usage, survey
 from mayfly_scaler.reports import GONE_S, STALE_S, Reports
 
 SCALER = Path(__file__).parents[2] / "services" / "scaler" / "mayfly_scaler"
 OF_THE_DAY = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "time.localtime"}
-FOR_PEOPLE = {"decisions.py", "functions/functions.py"}  # what they read, and the hours that they provision for
+FOR_PEOPLE = {"decisions.py", "nodes/targets.py", "functions/functions.py"}  # what they read, and hours they name
 
 
 class Clock:
@@ -106,6 +107,23 @@ async def test_orders_without_a_place_pass(reports: Reports, clock: Clock) -> No
     assert [order.instances for order in reports.fresh_blocked()] == [5]
     clock.now += STALE_S + 1
     assert not list(reports.fresh_blocked())
+
+
+async def test_only_wanted_numbers_are_kept(clock: Clock) -> None:
+    """Anybody may publish anything under any name; a number counts for a minute."""
+    metrics = Metrics(Bus("scaler", None), clock)
+    metrics.wanted = {"jobs.waiting"}
+
+    def publish(name: str, payload: bytes) -> None:
+        metrics._received(subjects.metric(name).encode(), b"", None, payload)
+
+    for payload in (b" 12.5\n", b"many", b"nan", b"inf", b"", b"1" * 100):
+        publish("jobs.waiting", payload)
+        publish("jobs", payload)
+    assert metrics.value("jobs.waiting") == 12.5
+    assert metrics.value("jobs") is None
+    clock.now += VALID_S + 1
+    assert metrics.value("jobs.waiting") is None
 
 
 def test_use_is_that_of_the_current_version_where_it_was_measured() -> None:

@@ -125,9 +125,13 @@ def test_nothing_is_started_ahead_where_the_function_does_not_want_it() -> None:
     assert windows(learnt([300] * (FORESEEABLE - 1)), NONE, price).pre_warm_at_s is None
 
 
+def test_what_is_not_likely_is_not_started_for() -> None:
+    """One call in ten comes an hour later: nine instances would be started for nobody."""
+    assert windows(learnt(([2.0] * 9 + [3600.0]) * 20), NONE, Price(0.25, 0.125)).pre_warm_at_s is None
+
+
 def test_a_run_that_begins_at_once_is_lingered_for() -> None:
-    """Where it would be stopped only to be started again a moment later, it stays."""
-    found = windows(learnt([21.0] * 40 + [30.0] * 40), NONE, Price(0.25, 0.5))
+    """Where it would be stopped only to be started again a moment later, it stays, as long as anything may."""
+    found = windows(learnt([560.0] * 40 + [600.0] * 40), NONE, Price(0.25, 0.020))
     assert found.pre_warm_at_s is None
-    assert found.keep_alive_s is not None
-    assert found.keep_alive_s >= 25
+    assert found.keep_alive_s == LONGEST_S

@@ -69,8 +69,7 @@ class Functions:
         await self._targets.start()
         await self._metrics.start()
         for name in [name for name in self._restored if name in self._catalog]:
-            self._function(name)
-            await asyncio.sleep(0)
+            self._function(name)  # the catalog is new to us, so its windows are worked out with the first looks
         self._chassis.background("functions", self._run())
 
     def lead(self) -> None:
@@ -101,8 +100,6 @@ class Functions:
             restored = self._restored.pop(name, None)
             function = self._functions[name] = Function(name, restored or Learning())
             function.resume(self._targets[name], self._reports.clock())
-            if restored is not None:
-                self._work_out(name)
         return function
 
     async def _run(self) -> None:
@@ -113,7 +110,7 @@ class Functions:
             if tick % SURVEY_TICKS == 0:
                 self._survey()
                 await self._forget_the_gone()
-            self._work_out_due()
+            self._work_out()
             self._sharing.share()
             await self._write(dict(self._wanted()))
             if self._leader.leading:
@@ -137,16 +134,13 @@ class Functions:
                 if function.learning.due:
                     self._due[name] = None
 
-    def _work_out_due(self) -> None:
+    def _work_out(self) -> None:
         for name in list(islice(self._due, WINDOWS_AT_ONCE)):
             del self._due[name]
-            self._work_out(name)
-
-    def _work_out(self, name: str) -> None:
-        spec, function = self._catalog.current(name), self._functions.get(name)
-        if spec is not None and function is not None:
-            function.learning.work_out(pre_warm=spec.pre_warm)
-            self._awake.add(name)
+            spec, function = self._catalog.current(name), self._functions.get(name)
+            if spec is not None and function is not None:
+                function.learning.work_out(pre_warm=spec.pre_warm)
+                self._awake.add(name)
 
     def _wanted(self) -> Iterator[tuple[str, FunctionTarget]]:
         """What is to be written. Functions whose owner says nothing are left as they are."""
