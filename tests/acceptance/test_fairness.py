@@ -27,10 +27,10 @@ async def test_a_small_function_hardly_notices_one_that_wants_five_times_the_clu
         outside.deploy(platform, "small", SMALL, memory=32)
         outside.deploy(platform, "cold", SMALL, memory=32, keep_alive=0)
         async with outside.client(platform.nats) as client:
-            cold_s = median([await _timed(client, "cold") for _ in range(20)])
+            cold_s = median([await _cold_start(client, "cold") for _ in range(10)])
             stop = asyncio.Event()
             wanting = [asyncio.create_task(_noisy(client, stop)) for _ in range(5 * ROOM)]
-            await outside.until(lambda: len(outside.instances(platform, "noisy")) >= ROOM - 1)
+            await outside.until(lambda: len(outside.instances(platform, "noisy")) >= 0.8 * ROOM)
             times = []
             for _ in range(SMALL_CALLS):
                 times.append(await _timed(client, "small"))
@@ -47,6 +47,16 @@ async def _timed(client: nats.NATS, function: str) -> float:
     answer = await outside.call(client, function, b"1")
     assert answer.code == 200, answer
     return time.monotonic() - started
+
+
+async def _cold_start(client: nats.NATS, function: str) -> float:
+    """Of a function whose instance goes when it is idle, which takes a moment."""
+    while True:
+        await asyncio.sleep(0.3)
+        started = time.monotonic()
+        answer = await outside.call(client, function, b"1")
+        if answer.headers["Mayfly-Start"] == "cold":
+            return time.monotonic() - started
 
 
 async def _noisy(client: nats.NATS, stop: asyncio.Event) -> set[int]:
