@@ -192,6 +192,13 @@ def test_what_is_kept_is_all_there_is() -> None:
     assert learning.unsaved
 
 
+def test_bins_of_another_version_are_left_out() -> None:
+    """A router that is newer says what an older scaler does not know; the rest of its report counts."""
+    learning = Learning()
+    learning.heard(FunctionLoad(idle_gaps={"57": 3, "58.5": 4, "61": 1}))
+    assert learning.idle.count == 3
+
+
 def test_a_price_is_never_nothing() -> None:
     """Unmeasured is not free: it is taken for a plain process of twenty megabytes."""
     assert Learning().price == (UNKNOWN_COLD_S, pytest.approx(20 / 1024))

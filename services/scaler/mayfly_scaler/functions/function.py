@@ -43,8 +43,7 @@ class Function:
         return f"<Function {self.name}: {self.busy:.2f} busy, {self.learning}>"
 
     def heard(self, load: FunctionLoad, now: float) -> bool:
-        """A report of its owner; whether there is anything new in it. Raises `ValueError` for gaps in bins that are
-        none."""
+        """A report of its owner; whether there is anything new in it."""
         if load.calls == self._calls and not (load.in_flight or load.queued or load.idle_gaps or load.further_gaps):
             self._heard = now
             return False

@@ -122,8 +122,8 @@ class Functions:
         changed, self._catalog.changed = self._catalog.changed, set()
         if changed:
             self._observed.reread(changed)
-            self._due |= dict.fromkeys(name for name in changed if name in self._functions)
-        self._awake |= changed | self._targets.changed | self._observed.restless
+            self._due |= dict.fromkeys(changed & self._functions.keys())
+        self._awake |= self._targets.changed | self._observed.restless
         self._targets.changed.clear()
 
     def _survey(self) -> None:

@@ -5,7 +5,7 @@ from typing import Self
 
 from mayfly_proto import gaps
 from mayfly_proto.records import FunctionLoad, Learned
-from mayfly_scaler.functions.pauses import Pauses
+from mayfly_scaler.functions.pauses import BINS, Pauses
 from mayfly_scaler.functions.windows import KNOWN, Price, Windows, windows
 
 UNKNOWN_COLD_S = 0.25
@@ -13,6 +13,8 @@ UNKNOWN_MEMORY_MB = 20.0
 EAGER_UNTIL = 64  # pauses: until then each changes the windows
 THEN_EVERY = 32
 DEARER = 0.2  # part by which a price changes before windows are worked out anew
+
+_BINS = {gaps.key(index): index for index in range(BINS)}
 
 
 class Learning:
@@ -63,7 +65,7 @@ class Learning:
         return fresh >= THEN_EVERY or (fresh > 0 and count <= EAGER_UNTIL) or dearer > DEARER
 
     def heard(self, load: FunctionLoad) -> None:
-        """A report of the function's owner. Raises `ValueError` for bins that are none."""
+        """A report of the function's owner. Bins that only another version of the router knows are left out."""
         if load.cold_ms > 0:
             self.cold_s = load.cold_ms / 1000
         if load.idle_gaps or load.further_gaps:
@@ -87,4 +89,4 @@ class Learning:
 
 
 def _by_bin(reported: Mapping[str, int]) -> dict[int, int]:
-    return {gaps.index(key): count for key, count in reported.items()}
+    return {_BINS[key]: count for key, count in reported.items() if key in _BINS}

@@ -30,7 +30,7 @@ class Memory:
     def __init__(self, bus: Bus) -> None:
         self._bucket = Bucket(bus, storage.LEARNED)
         self._due: dict[str, float] = {}  # function → when it is to be kept next
-        self.known: set[str] = set()  # functions of which something is kept
+        self.known: set[str] = set()  # functions of which something is kept, as far as this process knows
 
     async def restore(self) -> dict[str, Learning]:
         try:
@@ -63,13 +63,14 @@ class Memory:
                     await self._save_all(unsaved[start : start + AT_ONCE])
 
     async def forget(self, function: str) -> None:
+        """Also what another leader has kept."""
         self._due.pop(function, None)
-        if function in self.known:
-            try:
-                await self._bucket.delete(function)
-                self.known.discard(function)
-            except BusError as error:
-                _log.warning("learned.not_deleted", function=function, error=str(error))
+        try:
+            await self._bucket.delete(function)
+            self.known.discard(function)
+        except BusError as error:
+            self.known.add(function)
+            _log.warning("learned.not_deleted", function=function, error=str(error))
 
     def _is_due(self, name: str, now: float) -> bool:
         return now >= self._due.setdefault(name, now + crc32(name.encode()) % int(KEEP_EVERY_S))
