@@ -189,6 +189,43 @@ async def test_a_restarted_router_finds_its_calls_again(mayfly: Platform) -> Non
     assert worker.most == 1
 
 
+async def test_hundreds_of_functions_change_hands_and_none_is_missed(mayfly: Platform) -> None:
+    """One router comes, and is told to stop; another comes, and is killed. Every function answers all the time: those
+    with instances and those without, at whichever router they are."""
+    await mayfly.activator()
+    await mayfly.worker(memory_mb=100_000)
+    await mayfly.router("r1")
+    names = [f"f{number}" for number in range(200)]
+    await asyncio.gather(*(mayfly.deploy(name) for name in names))
+    for name in names[:20]:
+        await mayfly.call(f"fn.{name}")
+    stop = asyncio.Event()
+
+    async def keep_calling(share: int) -> list[object]:
+        answers = []
+        while not stop.is_set():
+            for name in names[share::8]:
+                answers.append(await mayfly.call(f"fn.{name}"))
+        return answers
+
+    callers = [asyncio.create_task(keep_calling(share)) for share in range(8)]
+    leaver = await mayfly.router_process("r2")
+    await agree(mayfly, "r1", "r2")
+    leaver.send_signal(signal.SIGTERM)
+    assert await leaver.wait() == 0
+    victim = await mayfly.router_process("r2")
+    await agree(mayfly, "r1", "r2")
+    stop.set()
+    for answers in await asyncio.gather(*callers):
+        assert answers
+        assert not [answer for answer in answers if isinstance(answer, CallError)]
+    victim.kill()
+    began = monotonic()
+    await asyncio.gather(*(mayfly.callable(name, 1) for name in names))
+    assert monotonic() - began < 3
+    assert all(not isinstance(answer, CallError) for answer in [await mayfly.call(f"fn.{name}") for name in names])
+
+
 async def test_many_that_write_the_members_at_once_all_get_in(connect: Connect) -> None:
     """Compare-and-set: nobody overwrites anybody, whoever wins each round, and every write raises the epoch."""
     names = [f"r{k}" for k in range(6)]

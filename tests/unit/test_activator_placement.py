@@ -9,6 +9,7 @@ from mayfly_activator.placement import FILL, Candidate, place, rank
 from mayfly_proto import records
 from mayfly_proto.messages import Refusal
 from mayfly_proto.records import Client, NodeLease, NodeLoad, Route, VersionLoad
+from tests.unit.steps import steps
 
 
 def nodes(*used: int, memory_mb: int = 1000, slots: int = 99) -> list[Candidate]:
@@ -68,7 +69,7 @@ def test_a_node_that_knows_the_version_comes_first_among_those_needed() -> None:
 def test_where_nothing_fits_a_node_that_can_evict_is_asked() -> None:
     """Idle instances of other functions do not keep a function from starting: their node makes room or refuses."""
     full = nodes(1000, 1000, 1000)
-    full[1].idle = 2
+    full[1] = Candidate("n2", 1000, 1000, 99, idle=lambda: 2)
     placement = place(full, ids(3), 100)
     assert spread(placement.nodes) == {"n2": 2}
     assert (placement.rest, placement.reason) == (["i2"], Refusal.NO_ROOM)
@@ -84,7 +85,7 @@ def test_the_reason_says_whether_there_is_hope() -> None:
 def test_a_node_with_busy_processors_is_the_last_resort() -> None:
     """Memory is there, time is not: others are filled to the brim, and may evict, before it is asked; but nobody waits
     because of it."""
-    busy, cool = Candidate("n1", 1000, 0, 99, cpu_percent=95.0), Candidate("n2", 1000, 850, 99, idle=1)
+    busy, cool = Candidate("n1", 1000, 0, 99, cpu_percent=95.0), Candidate("n2", 1000, 850, 99, idle=lambda: 1)
     placement = place([busy, cool], ids(4), 100)
     assert placement.nodes == {"n2": ["i0", "i1"], "n1": ["i2", "i3"]}
 
@@ -270,15 +271,17 @@ def test_a_node_that_had_the_version_lately_is_familiar() -> None:
     clock = Clock()
     fleet = Fleet(clock)
     fleet.on_lease("n1", lease("n1"))
-    fleet.on_load(b"", b"", None, load("n1", 0, f={"1": VersionLoad(ready=1)}))
+    route = records.encode(Route(epoch=1, instances=["i0"], slots=1))
+    fleet.on_route("n1.1.f", route)
     clock.now = 1.0
-    fleet.on_load(b"", b"", None, load("n1", 0))
+    fleet.on_route("n1.1.f", None)
     assert fleet.candidates("f", 1)[0].familiar
     assert not fleet.candidates("f", 2)[0].familiar
-    clock.now = KNOWN_S + 0.5
+    clock.now = KNOWN_S + 1.5
     fleet.on_load(b"", b"", None, load("n1", 0))
     assert not fleet.candidates("f", 1)[0].familiar
-    fleet.on_load(b"", b"", None, load("n1", 0, f={"1": VersionLoad(ready=1)}))
+    fleet.on_route("n1.1.f", route)
+    assert fleet.candidates("f", 1)[0].familiar
     fleet.on_lease("n1", lease("n1", epoch=2))
     assert not fleet.candidates("f", 1)[0].familiar
 
@@ -292,3 +295,45 @@ def test_one_busy_second_makes_no_busy_node() -> None:
     for _ in range(9):
         fleet.on_load(b"", b"", None, load("n1", 0, cpu_percent=100.0))
     assert fleet.candidates("f", 1)[0].busy
+
+
+def test_instances_are_counted_where_the_route_cache_has_them() -> None:
+    """Ready ones and those that start by our own orders; what a node had in a former life is nothing."""
+    fleet = Fleet(Clock())
+    fleet.on_lease("n1", lease("n1"))
+    fleet.on_route("n1.1.f", records.encode(Route(epoch=1, instances=["a", "b"], slots=2)))
+    fleet.on_route("n1.2.f", records.encode(Route(epoch=1, instances=["c"], slots=1)))
+    fleet.ask("n1", Order("f", 2, ("d",), 10))
+    assert fleet.candidates("f", 1)[0].instances == 4
+    fleet.on_route("n1.1.f", None)
+    assert fleet.candidates("f", 1)[0].instances == 2
+    fleet.on_lease("n1", lease("n1", epoch=2))
+    assert fleet.candidates("f", 1)[0].instances == 0
+
+
+@pytest.mark.parametrize("size", [10, 1000])
+def test_an_order_and_a_report_cost_the_same_however_much_a_node_has(size: int) -> None:
+    """Counted in lines that run; each second a thousand nodes may report."""
+    costs = []
+    for functions in (1, size):
+        fleet = Fleet(Clock())
+        fleet.on_lease("n1", lease("n1"))
+        report = load("n1", 0, **{f"f{k}": {"1": VersionLoad(ready=1)} for k in range(functions)})
+        costs.append(
+            (
+                steps(lambda fleet=fleet, report=report: fleet.on_load(b"", b"", None, report)),
+                steps(lambda fleet=fleet: place(fleet.candidates("f0", 1), ids(1), 10)),
+            )
+        )
+    assert costs[0] == costs[1]
+
+
+def test_the_nodes_behind_those_that_are_needed_are_not_gone_through_for_each_instance() -> None:
+    """A thousand nodes, of which three are in use: each further instance of a burst costs what it does on ten nodes."""
+
+    def burst(count: int, instances: int) -> int:
+        fleet = nodes(*[100] * 3, *[0] * (count - 3))
+        return steps(lambda: place(fleet, ids(instances), 1))
+
+    burst(1000, 1)  # what nodes are called is looked at once
+    assert burst(1000, 60) - burst(1000, 10) == burst(10, 60) - burst(10, 10)

@@ -9,7 +9,7 @@ and perhaps a process that has imported it. A node whose processors are busy is 
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
@@ -29,7 +29,19 @@ _NO_LABELS: Mapping[str, str] = {}
 class Candidate:
     """A node as the placement fills it; counts grow with every pick."""
 
-    __slots__ = ("busy", "familiar", "idle", "instances", "labels", "memory_mb", "name", "start_slots", "used_mb")
+    __slots__ = (
+        "_count_idle",
+        "_evicted",
+        "_idle",
+        "busy",
+        "familiar",
+        "instances",
+        "labels",
+        "memory_mb",
+        "name",
+        "start_slots",
+        "used_mb",
+    )
 
     def __init__(
         self,
@@ -40,7 +52,7 @@ class Candidate:
         *,
         instances: int = 0,
         familiar: bool = False,
-        idle: int = 0,
+        idle: Callable[[], int] = int,
         cpu_percent: float = 0.0,
         labels: Mapping[str, str] = _NO_LABELS,
     ) -> None:
@@ -50,9 +62,18 @@ class Candidate:
         self.start_slots = start_slots  # left
         self.instances = instances  # of this function
         self.familiar = familiar  # has, or lately had, instances of this version
-        self.idle = idle  # instances of other versions, that may be evicted
+        self._count_idle = idle
+        self._idle: int | None = None
+        self._evicted = 0
         self.busy = cpu_percent > BUSY_PERCENT
         self.labels = labels
+
+    @property
+    def idle(self) -> int:
+        """Instances of other versions, that may be evicted: counted when somebody asks, since a node may have many."""
+        if self._idle is None:
+            self._idle = self._count_idle()
+        return self._idle - self._evicted
 
     def has(self, labels: Mapping[str, str]) -> bool:
         return labels.items() <= self.labels.items()
@@ -61,7 +82,7 @@ class Candidate:
         return self.used_mb + memory_mb <= self.memory_mb * fill
 
     def take(self, memory_mb: int) -> None:
-        self.idle -= not self.fits(memory_mb)
+        self._evicted += not self.fits(memory_mb)
         self.used_mb += memory_mb
         self.start_slots -= 1
         self.instances += 1

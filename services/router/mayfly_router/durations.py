@@ -16,6 +16,9 @@ class Quantiles(NamedTuple):
     p99_s: float
 
 
+NOTHING = Quantiles(0.0, 0.0)
+
+
 class Durations:
     __slots__ = ("_known", "_last")
 
@@ -41,6 +44,8 @@ class Durations:
     @staticmethod
     def together(versions: Collection["Durations"]) -> Quantiles:
         """Of all versions of a function."""
+        if not versions:
+            return NOTHING
         if len(versions) == 1:
             return next(iter(versions)).quantiles
         return _quantiles([*chain.from_iterable(durations._last or () for durations in versions)])
@@ -49,4 +54,4 @@ class Durations:
 def _quantiles(seconds: Collection[float]) -> Quantiles:
     """For each the smallest that so many are not above; 0 when there are none."""
     ordered = sorted(seconds)
-    return Quantiles(*(ordered[min(int(q * len(ordered)), len(ordered) - 1)] if ordered else 0.0 for q in (0.5, 0.99)))
+    return Quantiles(*(ordered[int(q * len(ordered))] for q in (0.5, 0.99))) if ordered else NOTHING

@@ -139,15 +139,20 @@ class Fleet:
         self._settle(node, findings.finished, now)
         if findings.lost:
             self.adopt(node)  # the question goes the way of the frames: its answer is certain
-        for share in [share for share in node.shares if share.closed]:
-            share.closed = False
-            share.pool.refresh(share, now)
-            self._dispatch.serve(share.pool, now)
+        self._reopen(node, now)
         for pool in self._state.shortage.relieved(load.memory_mb - load.memory_used_mb, self._wants_room):
             pool.starts.retry()
             self._dispatch.touch(pool.name)
         if coming := self._state.coming.get(node.name):
             self._compare(node, coming, _decode_instances(load.instances), now)
+
+    def _reopen(self, node: Node, now: float) -> None:
+        """It has spoken: what it refused before it may take now."""
+        refusing, node.refusing = node.refusing, set()
+        for share in refusing:
+            share.closed = False
+            share.pool.refresh(share, now)
+            self._dispatch.serve(share.pool, now)
 
     def _compare(self, node: Node, coming: set[Pool], instances: dict[str, dict[str, Counts]], now: float) -> None:
         """What we take for starting there with what the node says."""

@@ -219,8 +219,8 @@ class Function:
     @property
     def blocked(self) -> int:
         """Instances that are wanted and found no place when they were ordered last."""
-        wanting = (pool for pool in self.pools.values() if pool.queue or self._below_minimum(pool) > 0)
-        return sum(pool.starts.blocked for pool in wanting)
+        blocked = [pool for pool in self.pools.values() if pool.starts.blocked]
+        return sum(pool.starts.blocked for pool in blocked if pool.queue or self._below_minimum(pool) > 0)
 
     def unwanted(self) -> list[Stopping]:
         """Idle instances above the minimum."""
@@ -228,7 +228,7 @@ class Function:
 
     def _below_minimum(self, pool: Pool) -> int:
         """What is on a node that drains counts for nothing here."""
-        if pool is not self.current:
+        if pool is not self.current or not self.minimum:
             return 0
         missing = self.minimum - pool.staying - pool.starts.staying
         return min(missing, 1 - len(pool.starts)) if pool.starts.failures else missing

@@ -68,6 +68,8 @@ class Gaps:
     def report(self) -> tuple[dict[str, int], dict[str, int]]:
         """Pauses since the last report, by the keys of their bins: of the function, and of its further instances."""
         idle, further = self._idle, self._further
+        if not (self._short or self._short_further or idle or further):
+            return {}, {}
         idle[0] += self._short
         further[0] += self._short_further
         self._idle, self._further = Counter(), Counter()

@@ -30,6 +30,7 @@ class Node:
         self.unseen: set[int] = set()  # sent, and not yet seen by the node in its last heartbeat
         self.written_off: set[int] = set()  # answered for the node while it was silent
         self.shares: set[Share] = set()
+        self.refusing: set[Share] = set()  # of them: where it refused a call, until its next word
         self.left: dict[Pool, float] = {}  # versions that send nothing there any more, for it drains; since when
 
     def renew(self, lease: NodeLease) -> bool:

@@ -217,6 +217,7 @@ class Pool:
     def close(self, share: Share) -> None:
         """The node refused a call: trust this share no more until the node's next word about it."""
         share.closed = True
+        share.node.refusing.add(share)
         self._unlist(share)
         self._count()
 
@@ -248,6 +249,7 @@ class Pool:
             share.closed = True
             share.free = False
             share.node.shares.discard(share)
+            share.node.refusing.discard(share)
         self._free.clear()
         self.shares.clear()
         self.starts.forget_all()
