@@ -1,4 +1,4 @@
-"""``make chaos``: ten seeds of 10,000 events on each platform, ten tides, and their reports beside this file."""
+"""``make chaos``: ten seeds of 10,000 events on each platform, ten tides, and reports of both; what deaths cost."""
 
 import argparse
 import asyncio
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.chaos import report, tides_report
+from tests.chaos import losses, report, tides_report
 from tests.chaos.platforms import PLATFORMS
 from tests.chaos.storm import Outcome, Plan, storm
 from tests.chaos.tides import Plan as TidesPlan
 from tests.chaos.tides import shore, tides
 
 SECONDS = {"single": 45.0, "cluster": 90.0}  # a cluster takes some seconds to be whole again
-STORMS, TIDES = "storms", "tides"
+STORMS, TIDES, LOSSES = "storms", "tides", "losses"
 REPORT = Path(__file__).with_name("REPORT.md")
 TIDES_REPORT = Path(__file__).with_name("TIDES.md")
 
@@ -26,14 +26,14 @@ TIDES_REPORT = Path(__file__).with_name("TIDES.md")
 def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its platform ends with it
-    parts = {STORMS: _storms, TIDES: _tides}
+    parts = {STORMS: _storms, TIDES: _tides, LOSSES: _losses}
     good = [parts[name](options) for name in options.only or parts]  # all of them, whatever comes of the first
     return 0 if all(good) else 1
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--only", choices=(STORMS, TIDES), action="append", help="default: each")
+    parser.add_argument("--only", choices=(STORMS, TIDES, LOSSES), action="append", help="default: each")
     parser.add_argument("--platform", choices=PLATFORMS, action="append", help="of the storms; default: each")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=1)
@@ -76,6 +76,19 @@ def _tides(options: argparse.Namespace) -> bool:
     if not options.no_report:
         TIDES_REPORT.write_text(tides_report.render(outcome, _machine()))
     return outcome.good
+
+
+def _losses(options: argparse.Namespace) -> bool:
+    """Figures for the terminal: three of each death."""
+    for _ in range(3):
+        with _folder(options.keep) as folder, losses.two_nodes(folder / "worker") as platform:
+            worker = asyncio.run(losses.lose_worker(platform))
+        print(f"worker killed with {worker.on_it} calls: 502 after {1000 * worker.told_median_s:.0f} ms, p50;", end=" ")
+        print(f"answers { ({name: dict(codes) for name, codes in worker.codes.items()}) }", flush=True)
+        with _folder(options.keep) as folder, losses.two_of_each(folder / "router") as both:
+            gaps = sorted(asyncio.run(losses.lose_router(both)).gaps_s.values())
+        print(f"router killed: longest time without an answer {[f'{gap:.2f} s' for gap in gaps]}", flush=True)
+    return True
 
 
 def _machine() -> str:
