@@ -97,13 +97,16 @@ def test_a_mistake_would_be_found() -> None:
 
 
 def test_no_file_is_left_out() -> None:
-    """What lies in the folder is applied, but for the script and the chart's values."""
+    """What lies in the folder is applied, but for script, values and page; and the page names it."""
     assert {path.name for path in FOLDER.iterdir()} == {
         *listed(),
+        "README.md",
         "kustomization.yaml",
         "make-secrets",
         "nats-values.yaml",
     }
+    page = (FOLDER / "README.md").read_text()
+    assert [name for name in listed() if name not in page] == []
 
 
 def test_everything_runs_as_often_as_a_failure_needs() -> None:
