@@ -1,5 +1,6 @@
 """A nats-server as one runs it oneself: on the checked-in files, with secrets from ``deploy/make-secrets``."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "broker_config"
 PASSWORDS = {password_variable(role): f"secret-of-{role}" for role in ROLES}
 START_TIMEOUT_S = 10
+
+_PR_SET_PDEATHSIG = 1
 
 
 def make_certificates(folder: Path, *servers: str) -> Path:
@@ -60,12 +63,19 @@ def own_server(
     command: list[str | Path] = [binary(), "-c", directory / file, "--ports_file_dir", directory]
     command += ["-a", "127.0.0.1", "-p", "-1", "-m", "-1", *flags]
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=log, stderr=log, preexec_fn=_end_with_this_thread
+        )
     try:
         yield _address(directory, process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(10)
+
+
+def _end_with_this_thread() -> None:
+    """pytest ends a test that takes too long by ending the process, in which no ``finally`` runs."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _address(directory: Path, process: "subprocess.Popen[bytes]") -> str:
