@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from mayfly_proto import records, subjects
+from mayfly_proto import codec, messages, records, subjects
 from mayfly_proto.errors import ErrorType
 from mayfly_proto.records import Shares
 from mayfly_router.allotment import LINGER_S
+from mayfly_router.function import OVER_SHARE
 from mayfly_scaler.functions import sharing
 from mayfly_scaler.functions.function import DEMAND_S
 from tests.unit.router_cluster import Cluster, Outcome, Scaler, simulated
@@ -129,6 +130,31 @@ def test_one_that_is_free_goes_although_nobody_waits() -> None:
     _, seen = simulated(coming_down(callers=2))
     assert seen["stopped while they came"] == 0
     assert seen["late by"] < 0.005
+
+
+async def held_at_its_share() -> list[messages.Blocked]:
+    """What is said in three seconds of a function whose share is one, for whom five calls wait."""
+    cluster = Cluster(1, 8 * MB, COLD_S)
+    await cluster.start()
+    said: list[messages.Blocked] = []
+    unpack = codec.Unpacker(messages.Blocked)
+    cluster.net.receive(subjects.BLOCKED, lambda _s, _r, _raw, frame: said.append(unpack(frame)[0]))
+    cluster.deploy("f", memory_mb=MB, activation="eager", timeout_s=60)
+    for _ in range(6):
+        cluster.background("call", _one(cluster, "f", 10.0))
+    for _ in range(30):
+        cluster.net.publish(subjects.SHARES, records.encode(Shares(epoch=1, shares={"f": 1})))
+        await asyncio.sleep(0.1)
+    cluster.stop()
+    return said
+
+
+def test_a_function_held_at_its_share_says_once_a_second_what_it_lacks() -> None:
+    """A scaler whose figures are a second old learns so of those who want more now, and hears it no more than that."""
+    said = simulated(held_at_its_share())
+    assert {(blocked.function, blocked.reason) for blocked in said} == {("f", OVER_SHARE)}
+    assert {blocked.instances for blocked in said[1:]} == {5}
+    assert 3 <= len(said) <= 4
 
 
 @pytest.fixture
