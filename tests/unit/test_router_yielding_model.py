@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from mayfly_proto.records import Shares
-from mayfly_router.function import Stopping
+from mayfly_router.function import Plan, Stopping
 from tests.unit.test_router_model import LIMIT, NODES, Worker, World
 
 
@@ -25,12 +25,15 @@ class FullWorld(World):
         self.dispatch.touch("f")
         self.settle()
 
+    def act(self, plan: Plan) -> None:
+        assert all(stopping.number > 0 for stopping in plan.stops), "all of them would be too many"
+        super().act(plan)
+
     def take(self, worker: Worker) -> None:
         running = set(worker.running)
         stop = worker.frames[0] if isinstance(worker.frames[0], Stopping) else None
         super().take(worker)
         if stop is not None:
-            assert stop.number > 0 or worker.name in self.left, "all of them would be too many"
             self.cut_off |= running.difference(worker.running)
 
     @precondition(lambda self: not self.unsettled() and not any(self.workers[name].draining for name in NODES))
