@@ -139,7 +139,10 @@ class _Platform:
             secure=False,
             verbose=False,
         )
-        return plan.services(options, self._directory, nats_url=self._servers.url, machine_memory_mb=NODE_MEMORY_MB)
+        planned = plan.plan(
+            options, self._directory, nats_url=self._servers.url, machine_memory_mb=NODE_MEMORY_MB, environ={}
+        )
+        return [*planned.services(), planned.scaler()]
 
     def _nats(self, server: EmbeddedServer) -> Service:
         return Service(plan.NATS, server.store.name, server.log_file, lambda: NatsRun(server), stop_s=None)

@@ -73,7 +73,7 @@ def versions(platform: Platform) -> set[str]:
 def judge(load: Load) -> None:
     assert load.wrong == [], load.codes
     for what in ("rolling-warm", "rolling-cold", "http"):
-        assert load.codes[what, 200] > 100, "there was no load to speak of"
+        assert load.codes[what, 200] > 30, "there was no load to speak of"
     assert len(load.published.acknowledged) == len(load.events)
 
 

@@ -90,7 +90,15 @@ class Sharing:
         blocked = {order.function: order for order in self._reports.fresh_blocked() if order.reason not in MOMENTARY}
         names = self._reports.owners.keys() | blocked.keys()
         found = ((name, self._want(name, blocked.get(name), now)) for name in names)
-        return {name: want for name, want in found if want is not None and want.instances}
+        # No share helps one that fits on no node.
+        largest_mb = max((load.memory_mb for load in self._reports.fresh_nodes()), default=0)
+        return {
+            name: want
+            for name, want in found
+            if want is not None
+            and want.instances
+            and want.memory_mb <= largest_mb  # no share helps one that fits nowhere
+        }
 
     def _want(self, name: str, blocked: Blocked | None, now: float) -> Want | None:
         spec, function = self._catalog.current(name), self._functions.get(name)
