@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 import mayfly
+from mayfly.cli import joining
 from mayfly.launcher import ports
 from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.config import ServiceConfig
-from mayfly_chassis.errors import ConnectFailed, Untrusted
+from mayfly_chassis.errors import ConnectFailed, NoResponders, Untrusted
 from mayfly_chassis.service import Chassis, running
 from mayfly_proto import headers
 from tests.conftest import Eventually
@@ -183,6 +184,21 @@ async def test_the_sdk_connects_by_tls(encrypted: Encrypted, other_ca: Path) -> 
     with pytest.raises(Untrusted):
         async with mayfly.Client(nats=encrypted.url, ca_file=other_ca):
             pytest.fail("it connected")
+
+
+async def test_a_node_that_joins_trusts_its_authority_only(
+    encrypted: Encrypted, other_ca: Path, tmp_path: Path
+) -> None:
+    """Before it starts a worker, `mayfly worker --join --ca` looks whether its name is taken; by TLS as well."""
+    (tmp_path / "password").write_text(f"secret-of-{joining.WORKER}")
+
+    def config(ca_file: Path) -> ServiceConfig:
+        return ServiceConfig(nats_url=encrypted.url, nats_ca_file=ca_file, nats_password_file=tmp_path / "password")
+
+    with pytest.raises(Untrusted):
+        await joining.lives(config(other_ca), "n1")
+    with pytest.raises(NoResponders):  # it is let in, and finds no bucket on this bare server
+        await joining.lives(config(encrypted.ca_file), "n1")
 
 
 @pytest.mark.parametrize(("text", "said"), [("", "no certificate"), (None, "No such file")])

@@ -18,7 +18,9 @@ async def lives(config: ServiceConfig, node: str) -> bool:
     """Raises `BusError` when NATS is not there, or does not let a worker in."""
     user = config.nats_user or WORKER
     password = config.nats_password()
-    bus = await Bus.connect(config.nats_url, name="mayfly-worker", role=WORKER, user=user, password=password)
+    bus = await Bus.connect(
+        config.nats_url, name="mayfly-worker", role=WORKER, user=user, password=password, ca_file=config.nats_ca_file
+    )
     try:
         bucket = Bucket(bus, storage.NODES)
         found = await bucket.get(node)
