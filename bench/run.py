@@ -15,6 +15,7 @@ import footprint
 import warm
 from events import run as events
 from replay import run as replay
+from scale import reports, router
 from system import System, running
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
@@ -25,10 +26,15 @@ PARTS = {
     "events": events.measure,
     "scale-trace": replay.measure,
 }
+ALONE = {"scale-router": router.measure, "scale-reports": reports.measure}  # minutes, on stages of their own; if named
 
 
 async def measure(system: System, parts: list[str]) -> dict[str, Any]:
     return {"up_to_ready_s": system.ready_s} | {part: await PARTS[part](system) for part in parts}
+
+
+async def measure_alone(parts: list[str]) -> dict[str, Any]:
+    return {part: await ALONE[part]() for part in parts}
 
 
 def show(figures: dict[str, Any], indent: int = 0) -> None:
@@ -42,8 +48,12 @@ def show(figures: dict[str, Any], indent: int = 0) -> None:
 
 
 def main(parts: list[str]) -> None:
-    with running() as system:
-        figures = uvloop.run(measure(system, parts or list(PARTS)))
+    figures: dict[str, Any] = {}
+    together = [part for part in parts if part not in ALONE]
+    if together or not parts:
+        with running() as system:
+            figures |= uvloop.run(measure(system, together or list(PARTS)))
+    figures |= uvloop.run(measure_alone([part for part in parts if part in ALONE]))
     show(figures)
     if parts:
         return

@@ -2,50 +2,53 @@
 
 import asyncio
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 
-from scale import catalogue, router
-from scale.stage import Member, Stage, stage
+from scale import calls, catalogue, handovers
+from scale.platform import Platform
+from scale.stage import stage
+from scale.waiting import agree
 
 NODES, FUNCTIONS, COPIES = 1_000, 10_000, 4
-LISTENERS = ("router", "activator", "scaler")
+LISTENERS = ("router", "activator", "scaler", "gateway")
 SECONDS = 15.0
+SETTLE_S = 5.0
 
 
-async def measure() -> dict[str, Any]:
-    """At rest without any node, then with all of them: the difference is what they cost."""
+async def measure(nodes: int = NODES, functions: int = FUNCTIONS, copies: int = COPIES) -> dict[str, Any]:
+    """At rest without any node, then with all of them: the difference is what they cost. Then what a router does
+    among them."""
+    names = catalogue.names(functions)
     async with stage() as here:
-        await catalogue.publish(here.bus, catalogue.names(FUNCTIONS))
+        await catalogue.publish(here.bus, names)
         present = [role for role in LISTENERS if importlib.util.find_spec(f"mayfly_{role}")]
-        listeners = {role: await here.service(role, **{"name": "r1"} if role == "router" else {}) for role in present}
-        await asyncio.sleep(5)
-        before = await percent(here, listeners)
-        nodes = await here.nodes(NODES, FUNCTIONS, COPIES)
-        await router.agree(here.bus, "r1")
-        await asyncio.sleep(5)
-        after = await percent(here, listeners | {"the nodes themselves": nodes})
+        router = await here.service("router", name="r1")
+        listeners = {role: router if role == "router" else await here.service(role) for role in present}
+        clocks: dict[str, Callable[[], float]] = {role: member.cpu_s for role, member in listeners.items()}
+        server = psutil.Process(here.server.pid)
+        clocks["nats-server"] = lambda: sum(server.cpu_times()[:2])
+        await agree(here.bus, "r1")
+        before = await percent(clocks)
+        swarm = await here.nodes(nodes, functions, copies)
+        clocks["the nodes themselves"] = swarm.cpu_s
+        await agree(here.bus, "r1")
+        after = await percent(clocks)
         figures: dict[str, Any] = {
-            name: {"percent": share - before.get(name, 0.0), "percent_without_nodes": before.get(name)}
+            name: {"without nodes": before.get(name, 0.0), "with them": share, "reports": share - before.get(name, 0.0)}
             for name, share in after.items()
         }
-        names = catalogue.names(FUNCTIONS)
-        figures["with all of them"] = {
-            **await router.at_rest(here.bus, listeners["router"]),
-            **await router.warm(here.bus, listeners["router"], names),
-            **await router.cold(here.bus, names),
-            **await router.changes(here, names),
-        }
+        one = Platform(here, names, router, figures)
+        await calls.warm([one])
+        figures |= await calls.cold(one)
+        figures["another router"] = await handovers.measure(one)
         return figures
 
 
-async def percent(here: Stage, members: dict[str, Member]) -> dict[str, float]:
-    server = psutil.Process(here.server.pid)
-
-    def used() -> dict[str, float]:
-        return {name: member.cpu_s() for name, member in members.items()} | {"nats-server": sum(server.cpu_times()[:2])}
-
-    before = used()
+async def percent(clocks: dict[str, Callable[[], float]]) -> dict[str, float]:
+    await asyncio.sleep(SETTLE_S)
+    before = {name: clock() for name, clock in clocks.items()}
     await asyncio.sleep(SECONDS)
-    return {name: (now - before[name]) / SECONDS * 100 for name, now in used().items()}
+    return {name: (clock() - before[name]) / SECONDS * 100 for name, clock in clocks.items()}

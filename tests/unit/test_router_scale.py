@@ -4,14 +4,26 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from mayfly_chassis.bus import Bus, Subscription
 from mayfly_proto import codec, messages, records, storage, subjects
-from mayfly_proto.records import Client, FunctionLoad, NodeLease, NodeLoad, RouterMembers, RouterSeen, VersionLoad
+from mayfly_proto.records import (
+    Client,
+    FunctionLoad,
+    NodeLease,
+    NodeLoad,
+    RouterLoad,
+    RouterMembers,
+    RouterSeen,
+    VersionLoad,
+)
+from mayfly_router.app import Report
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.durable.events import Events
 from mayfly_router.durable.intake import ROUND_S, SILENCE_S
+from mayfly_router.durations import NEWS, REMEMBERED, Durations
 from mayfly_router.fleet import Fleet, Heartbeat
 from mayfly_router.function import Function
 from mayfly_router.handover import Handovers
@@ -71,7 +83,7 @@ class Many:
         self.handovers = Handovers(bus, state, self.dispatch, events.durable.give_back_call)
         self.holds = Holds(state, lambda *_: None)
         self.subscriptions = Subscriptions(bus, state, self.dispatch, events)
-        self.rounds = Rounds(state, self._look, lambda loads, _now: self.told.append(loads))
+        self.rounds = Rounds(state, self._look, lambda loads, _now: self.told.append(_decoded(loads)))
         self.dispatch.attach(
             act=lambda _plan: None,
             divert=self.handovers.divert,
@@ -147,6 +159,10 @@ class Many:
         return self.state.look_at(function, now)
 
 
+def _decoded(loads: dict[str, msgspec.Raw]) -> dict[str, FunctionLoad]:
+    return {name: records.decode(raw, FunctionLoad) for name, raw in loads.items()}
+
+
 def _route() -> bytes:
     return records.encode(records.Route(epoch=1, instances=["i1"], slots=1))
 
@@ -199,9 +215,37 @@ async def test_what_starts_on_a_node_is_looked_for_in_its_report() -> None:
     assert many.state.coming == {}
 
 
-def test_a_heartbeat_is_a_part_of_a_report() -> None:
-    """What a router reads of it is called what the worker calls it."""
+def test_parts_of_records_are_called_what_the_records_call_them() -> None:
+    """What a router reads of a node's report, and what it puts together itself."""
     assert set(Heartbeat.__struct_fields__) <= set(NodeLoad.__struct_fields__)
+    loads = {"f": msgspec.Raw(records.encode(FunctionLoad(ready=1)))}
+    report = records.encode(Report(router="r1", epoch=7, functions=loads))
+    assert records.decode(report, RouterLoad) == RouterLoad(
+        router="r1", epoch=7, functions={"f": FunctionLoad(ready=1)}
+    )
+
+
+async def test_what_a_function_did_is_put_together_again_only_when_it_did_something() -> None:
+    """A thousand instances that are idle are told of every second, at the price of saying it."""
+    many = Many(SIZES[0])
+    function = many.state.functions["f0"]
+    many.call()
+    news, again = (steps(lambda: many.state.look_at(function, many.now)) for _ in range(2))
+    assert again < news / 3
+    many.call()
+    told = many.state.look_at(function, many.now)
+    assert told is not None
+    assert told.calls == 2
+
+
+def test_quantiles_follow_what_is_new() -> None:
+    """They are never further off than an eighth of the last calls."""
+    durations = Durations()
+    for number in range(1000):
+        durations.add(number)
+        p50_s, _ = durations.quantiles
+        last = [float(n) for n in range(max(0, number - REMEMBERED + 1), number + 1)]
+        assert last[0] + len(last) * (0.5 - 1 / NEWS) - 1 <= p50_s <= last[0] + len(last) * 0.5
 
 
 async def test_many_that_are_awake_are_looked_at_in_turn() -> None:

@@ -12,7 +12,7 @@ from mayfly_chassis.micro import Request
 from mayfly_chassis.mirror import Mirror
 from mayfly_chassis.service import Chassis
 from mayfly_proto import records, storage, subjects
-from mayfly_proto.records import FunctionLoad, RouterLoad
+from mayfly_proto.records import FunctionLoad
 from mayfly_router import drains
 from mayfly_router.catalog import Catalog
 from mayfly_router.config import RouterConfig
@@ -152,11 +152,11 @@ class Router:
         self._events.extend(function, now)
         return self.state.look_at(function, now)
 
-    def _every_second(self, loads: dict[str, FunctionLoad], now: float) -> None:
+    def _every_second(self, loads: dict[str, msgspec.Raw], now: float) -> None:
         self._holds.step(now)
         self._limits.every_second(now)
         self._events.every_second(now)
-        report = RouterLoad(router=self._config.name, epoch=self.state.members.epoch, functions=loads)
+        report = Report(router=self._config.name, epoch=self.state.members.epoch, functions=loads)
         with suppress(BusError):
             self._bus.publish(subjects.load_router(self._config.name), records.encode(report))
 
@@ -185,6 +185,14 @@ class Router:
         client = records.Client(server=event.server.id, id=event.client.id)
         self._fleet.disconnected(client)
         self._membership.disconnected(client)
+
+
+class Report(msgspec.Struct):
+    """`RouterLoad`, of functions that were encoded one by one: thousands at once would hold up calls."""
+
+    router: str
+    epoch: int
+    functions: dict[str, msgspec.Raw]
 
 
 class _Server(msgspec.Struct):

@@ -55,6 +55,7 @@ class Function:
         self.current: Pool | None = None  # None: deleted
         self.sources: list[Source] = []  # the consumers that feed it
         self.left = False  # another router's now
+        self.changed = True  # other than by a call that came or went: those its versions know of
         self.calls = 0
         self.errors = 0  # answered by this router
         self.throttled = 0  # of them, for there are too many
@@ -198,6 +199,15 @@ class Function:
         return any(pool.queue or pool.starts for pool in self.pools.values()) or (
             self.current is not None and self._below_minimum(self.current) > 0
         )
+
+    def seen(self) -> bool:
+        """Whether anything has changed since this was asked last."""
+        changed = self.changed or any(pool.changed for pool in self.pools.values())
+        if changed:
+            self.changed = False
+            for pool in self.pools.values():
+                pool.changed = False
+        return changed
 
     @property
     def at_rest(self) -> bool:

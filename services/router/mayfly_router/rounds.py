@@ -6,6 +6,9 @@ end, so that what is told of them is new.
 
 from collections.abc import Callable
 
+import msgspec
+
+from mayfly_proto import records
 from mayfly_proto.records import FunctionLoad
 from mayfly_router.function import Function
 from mayfly_router.state import State
@@ -15,13 +18,13 @@ FEW = 100  # looked at in half a millisecond
 
 
 class Rounds:
-    """``look(function, now)`` returns what there is to tell of a function; ``end(loads, now)`` gets all of it."""
+    """``look(function, now)`` returns what there is to tell of a function; ``end(loads, now)`` gets it all, as JSON."""
 
     def __init__(
         self,
         state: State,
         look: Callable[[Function, float], FunctionLoad | None],
-        end: Callable[[dict[str, FunctionLoad], float], None],
+        end: Callable[[dict[str, msgspec.Raw], float], None],
     ) -> None:
         self._state = state
         self._look = look
@@ -46,12 +49,12 @@ class Rounds:
         self._left = list(awake) if len(awake) > FEW else []
         self._count = len(self._left)
         self._seen: set[Function] = set()
-        self._told: dict[str, FunctionLoad] = {}
+        self._told: dict[str, msgspec.Raw] = {}
 
     def _look_at(self, function: Function, now: float) -> None:
         self._seen.add(function)
         if function in self._state.awake and (load := self._look(function, now)) is not None:
-            self._told[function.name] = load
+            self._told[function.name] = msgspec.Raw(records.encode(load))
 
     def __repr__(self) -> str:
         return f"<Rounds: {len(self._seen)} looked at, {len(self._left)} left>"

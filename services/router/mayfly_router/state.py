@@ -73,6 +73,7 @@ class State:
     def wake(self, function: Function) -> None:
         """Something of it has changed. What goes through functions by time goes through those that are awake: a few,
         however many there are."""
+        function.changed = True
         self.awake.setdefault(function, AT_REST)
 
     def expect(self, pool: Pool, node: str) -> None:
@@ -82,8 +83,10 @@ class State:
     def look_at(self, function: Function, now: float) -> FunctionLoad | None:
         """What there is to tell of a function that is awake. One at rest of which nothing is new falls asleep: to tell
         nothing of it says so."""
-        load = function_load(function, now, function.gaps.report())
-        if not function.left and (load != self.awake[function] or is_busy(load)):
+        before = load = self.awake[function]
+        if function.seen() or before.idle_gaps or before.further_gaps:
+            load = function_load(function, now, function.gaps.report())
+        if not function.left and (load != before or is_busy(load)):
             self.awake[function] = load
             return load
         if function.left or function.at_rest:
