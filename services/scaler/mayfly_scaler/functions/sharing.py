@@ -91,7 +91,7 @@ class Sharing:
         names = self._reports.owners.keys() | blocked.keys()
         found = ((name, self._want(name, blocked.get(name), now)) for name in names)
         # No share helps one that fits on no node.
-        largest_mb = max((load.memory_mb for load in self._reports.fresh_nodes()), default=0)
+        largest_mb = max((lease.memory_mb for lease in self._reports.leases.values()), default=0)
         return {
             name: want
             for name, want in found
@@ -112,12 +112,15 @@ class Sharing:
         return Want(min(least, spec.max_instances), spec.memory_mb, spec.reserved, spec.weight)
 
     def _room(self) -> tuple[float, int]:
-        """What there is to share, and how much is promised."""
+        """What there is to share, and how much is promised. A node is there as long as its lease: a report that is late
+        takes nothing from anybody."""
         capacity_mb = used_mb = 0
-        for load in self._reports.fresh_nodes():
-            if load.state == states.Node.UP.value and not self._reports.leases[load.node].draining:
-                capacity_mb += load.memory_mb
-                used_mb += load.memory_used_mb
+        for name, lease in self._reports.leases.items():
+            heard = self._reports.nodes.get(name)
+            load = heard.load if heard is not None else None
+            if not lease.draining and (load is None or load.state == states.Node.UP.value):
+                capacity_mb += lease.memory_mb
+                used_mb += load.memory_used_mb if load is not None else 0
         return FULL * capacity_mb, used_mb
 
     def _is_near(self, used_mb: float, capacity_mb: float) -> bool:
