@@ -16,7 +16,8 @@ async def test_nodes_come_and_go_and_no_call_fails(tmp_path: Path) -> None:
     with shore(tmp_path) as platform:
         outcome = await tides(platform, SHORT)
     (tide,) = outcome.tides
-    assert tide.codes == {200: SHORT.calls}
+    assert set(tide.codes) == {200}
+    assert tide.codes[200] >= SHORT.calls
     assert tide.most_nodes == NEEDED, tide.nodes
     assert tide.ebbed_one_by_one, tide.nodes
     assert outcome.verdict.acknowledged == SHORT.events
