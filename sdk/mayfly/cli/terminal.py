@@ -14,6 +14,8 @@ import click
 
 _ENTER = "\x1b[?1049h\x1b[?25l"  # the other screen, no cursor
 _LEAVE = "\x1b[?25h\x1b[?1049l"
+_LOCAL_MODES = 3  # among the attributes of a terminal
+CTRL_C = "\x03"
 _TOP, _REST_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
@@ -30,6 +32,9 @@ def screen() -> Iterator[None]:
     try:
         if keys is not None:
             tty.setcbreak(keys)
+            own = termios.tcgetattr(keys)
+            own[_LOCAL_MODES] &= ~termios.ISIG  # Ctrl-C is a key like others: no signal in the middle of something
+            termios.tcsetattr(keys, termios.TCSADRAIN, own)
         _write(_ENTER)
         yield
     finally:

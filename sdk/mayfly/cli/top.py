@@ -54,7 +54,7 @@ def _live(platform: api.Api) -> None:
             except Failure as failure:  # it may be just starting again
                 note = failure.message
             terminal.draw([note, *shown])
-            if terminal.pressed("q", _EVERY_S):
+            if terminal.pressed(f"q{terminal.CTRL_C}", _EVERY_S):
                 return
 
 
