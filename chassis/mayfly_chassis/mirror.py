@@ -32,7 +32,10 @@ log = structlog.get_logger()
 
 
 class Mirror:
-    """``on_change(key, value or None)`` is called synchronously, for each key in the order of its revisions."""
+    """``on_change(key, value or None)`` is called synchronously, for each key in the order of its revisions.
+
+    ``below``: only keys that begin so, whole tokens with a dot at the end; they are named without it.
+    """
 
     def __init__(
         self,
@@ -40,9 +43,11 @@ class Mirror:
         bucket: str,
         on_change: Callable[[str, bytes | None], None] | None = None,
         *,
+        below: str = "",
         snapshot_interval_s: float = SNAPSHOT_INTERVAL_S,
     ) -> None:
         self.bucket = bucket
+        self._below = below
         self._snapshot_interval_s = snapshot_interval_s
         self._bus = bus
         self._on_change = on_change
@@ -54,7 +59,7 @@ class Mirror:
 
     async def start(self) -> None:
         """Loaded on return: ``on_change`` was called for every entry. Raises `RequestTimeout` when no bucket comes."""
-        self._feed = await self._bus.subscribe(subjects.kv_feed_of(self.bucket), self._changed)
+        self._feed = await self._bus.subscribe(f"{subjects.kv_feed(self.bucket)}{self._below}>", self._changed)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._load_patiently()
@@ -93,7 +98,7 @@ class Mirror:
 
     def _changed(self, subject: bytes, _reply: bytes, raw: bytes | None, payload: bytes) -> None:
         revision = int(headers.find(raw or b"", b"Nats-Sequence") or 0)
-        key = subject.decode()[len(subjects.kv_feed(self.bucket)) :]
+        key = subject.decode()[len(subjects.kv_feed(self.bucket)) + len(self._below) :]
         entry = None if is_gone(raw) else Entry(payload, revision)
         if self._fresh is not None:
             self._fresh.add(key, revision, entry)
@@ -142,7 +147,7 @@ class Mirror:
                 return
 
     async def _load(self) -> None:
-        start = len(subjects.kv(self.bucket, ""))
+        start = len(subjects.kv(self.bucket, self._below))
         fresh = self._fresh = _Snapshot()
 
         def keep(message: jetstream.Stored) -> None:
@@ -150,7 +155,8 @@ class Mirror:
             fresh.add(message.subject[start:], message.sequence, entry)
 
         try:
-            await jetstream.every(self._bus, subjects.kv_stream(self.bucket), subjects.kv(self.bucket, ">"), keep)
+            every = subjects.kv(self.bucket, f"{self._below}>")
+            await jetstream.every(self._bus, subjects.kv_stream(self.bucket), every, keep)
         finally:
             self._fresh = None
         for key in self._entries.keys() - fresh.entries.keys():

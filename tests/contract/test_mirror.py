@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ Change = tuple[str, bytes | None]
 class Watched:
     """A mirror, and what a service makes of its calls."""
 
-    def __init__(self, bus: Bus, **options: float) -> None:
+    def __init__(self, bus: Bus, **options: Any) -> None:
         self.changes: list[Change] = []
         self.made: dict[str, bytes] = {}
         self.mirror = Mirror(bus, storage.NODES, self._changed, **options)
@@ -48,7 +49,7 @@ async def bucket(connect: Connect) -> Bucket:
 async def watch(connect: Connect) -> AsyncIterator[Callable[..., Awaitable[Watched]]]:
     async with AsyncExitStack() as stack:
 
-        async def watch(**options: float) -> Watched:
+        async def watch(**options: Any) -> Watched:
             watched = Watched(await connect("router"), **options)
             await watched.mirror.start()
             stack.push_async_callback(watched.mirror.stop)
@@ -74,6 +75,21 @@ async def test_it_is_loaded_when_it_has_started(bucket: Bucket, watch: Watch) ->
     assert "n0" not in watched.mirror
     assert watched.mirror.get("n1") == b"1"
     assert watched.mirror.revision("n0") == 0
+
+
+async def test_part_of_a_bucket(bucket: Bucket, watch: Watch, eventually: Eventually) -> None:
+    """Only keys below it, in snapshot and feed alike, and named without it: who wants some is told of no others."""
+    for key in ("a.n1", "b.n1", "ab.n1", "a"):
+        await bucket.put(key, b"before")
+    watched = await watch(below="a.")
+    assert watched.is_equal_to({"n1": b"before"})
+    assert watched.mirror.revision("n1") == 1
+    for key in ("b.n1", "ab.n2", "a.n1", "a.n.2"):
+        await bucket.put(key, b"after")
+    await bucket.delete("b.n1")
+    await bucket.delete("a.n1")
+    await eventually(lambda: watched.is_equal_to({"n.2": b"after"}))
+    assert watched.changes == [("n1", b"before"), ("n1", b"after"), ("n.2", b"after"), ("n1", None)]
 
 
 async def test_changes_are_seen_in_order(bucket: Bucket, watch: Watch, eventually: Eventually) -> None:

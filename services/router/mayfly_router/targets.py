@@ -30,7 +30,7 @@ class Targets:
         self._stop = stop
         self._targets: dict[str, FunctionTarget] = {}
         self._prewarm = PreWarm()
-        self._mirror = Mirror(bus, storage.TARGETS, self.on_target)
+        self._mirror = Mirror(bus, storage.TARGETS, self.on_target, below=storage.FUNCTION_TARGETS)
 
     async def start(self) -> None:
         """Loaded on return."""
@@ -39,10 +39,7 @@ class Targets:
     async def stop(self) -> None:
         await self._mirror.stop()
 
-    def on_target(self, key: str, value: bytes | None) -> None:
-        if not key.startswith(storage.FUNCTION_TARGETS):
-            return
-        name = key.removeprefix(storage.FUNCTION_TARGETS)
+    def on_target(self, name: str, value: bytes | None) -> None:
         try:
             target = None if value is None else records.decode(value, FunctionTarget)
         except msgspec.MsgspecError as error:

@@ -29,7 +29,7 @@ class Targets:
         self.changed: set[str] = set()
         self._may_write = may_write
         self._bucket = Bucket(bus, storage.TARGETS)
-        self._mirror = Mirror(bus, storage.TARGETS, self._changed)
+        self._mirror = Mirror(bus, storage.TARGETS, self._changed, below=storage.FUNCTION_TARGETS)
         self._standing: dict[str, FunctionTarget] = {}  # function → what stands there
         self._revisions: dict[str, int] = {}  # of its key
 
@@ -86,12 +86,9 @@ class Targets:
             self._standing[function] = records.decode(entry.value, FunctionTarget)
             self._revisions[function] = entry.revision
 
-    def _changed(self, key: str, value: bytes | None) -> None:
-        if not key.startswith(storage.FUNCTION_TARGETS):
-            return
-        function = key.removeprefix(storage.FUNCTION_TARGETS)
+    def _changed(self, function: str, value: bytes | None) -> None:
         self.changed.add(function)
-        revision = self._mirror.revision(key)
+        revision = self._mirror.revision(function)
         if value is None:
             self._drop(function)
         elif revision >= self._revisions.get(function, 0):

@@ -23,7 +23,7 @@ class Targets:
         self.nodes: dict[str, NodeTarget] = {}
         self._bucket = Bucket(bus, storage.TARGETS)
         self._on_change = on_change
-        self._mirror = Mirror(bus, storage.TARGETS, self._changed)
+        self._mirror = Mirror(bus, storage.TARGETS, self._changed, below=storage.NODE_TARGETS)
 
     async def start(self) -> None:
         await self._mirror.start()
@@ -62,20 +62,16 @@ class Targets:
 
     async def undrain(self, node: str) -> bool:
         """For the scaler; False when the key is no longer its own. Raises `BusError`."""
-        key = storage.node_target_key(node)
-        target, revision = self.nodes.get(node), self._mirror.revision(key)
+        target, revision = self.nodes.get(node), self._mirror.revision(node)
         if target is None or target.by != SCALER or not revision:
             return False
         try:
-            await self._bucket.delete(key, revision=revision)
+            await self._bucket.delete(storage.node_target_key(node), revision=revision)
         except WrongRevision:
             return False
         return True
 
-    def _changed(self, key: str, value: bytes | None) -> None:
-        if not key.startswith(storage.NODE_TARGETS):
-            return
-        node = key.removeprefix(storage.NODE_TARGETS)
+    def _changed(self, node: str, value: bytes | None) -> None:
         if value is None:
             self.nodes.pop(node, None)
         else:
