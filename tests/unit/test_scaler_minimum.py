@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from mayfly_proto.records import Provisioned
 from mayfly_scaler.functions import minimum, scale_on
 from mayfly_scaler.functions.minimum import Proposal
-from mayfly_scaler.functions.peak import Peak
 from mayfly_scaler.functions.provisioned import NEVER, standing
 from mayfly_scaler.functions.scale_on import Measured, by_instance, by_total
+from mayfly_scaler.peak import Peak
 
 busy = st.floats(0, 500)
 

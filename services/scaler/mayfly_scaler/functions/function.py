@@ -7,9 +7,9 @@ from mayfly_proto.records import FunctionLoad, FunctionTarget, ScaleOn, VersionS
 from mayfly_scaler.functions import minimum, scale_on
 from mayfly_scaler.functions.learning import Learning
 from mayfly_scaler.functions.minimum import Proposal
-from mayfly_scaler.functions.peak import Peak
 from mayfly_scaler.functions.usage import NONE, Usage
 from mayfly_scaler.functions.windows import Windows
+from mayfly_scaler.peak import Peak
 
 FLOOR_S = 30.0  # for which a floor outlasts the calls that asked for it
 LONGEST_STEP_S = 2.0  # of the average: one sample after a long rest is no load

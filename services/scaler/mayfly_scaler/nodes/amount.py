@@ -10,9 +10,10 @@ Demand is in nodes of the size that the provider gives, and is the dominant dime
 provider's (joined by hand) are a fixed part of what is there: they are never added, drained or limited.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from math import ceil
+
+from mayfly_scaler.peak import Peak
 
 SURGE = 10  # nodes that may boot at once; or as many as there are, if that is more
 BUDGET = 0.10  # of the nodes may be drained at once; one always may
@@ -63,7 +64,8 @@ class Amount:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self._demands: deque[tuple[float, float]] = deque()  # when, how much; falling, so the first is the peak
+        self.demand = 0.0  # the last one observed
+        self._peak = Peak(rules.window_s)
         self._since: float | None = None  # the window's first observation
         self._last = float("-inf")
         self._last_out = float("-inf")
@@ -72,14 +74,11 @@ class Amount:
     def observe(self, now: float, demand: float) -> None:
         """To be called every few seconds, also while another scaler leads."""
         if self._since is None or now - self._last > HOLE_S:
-            self._demands.clear()
+            self._peak = Peak(self.rules.window_s)
             self._since = now
         self._last = now
-        while self._demands and self._demands[-1][1] <= demand:
-            self._demands.pop()
-        self._demands.append((now, demand))
-        while self._demands[0][0] < now - self.rules.window_s:
-            self._demands.popleft()
+        self.demand = demand
+        self._peak.add(demand, now)
 
     def lead(self, now: float) -> None:
         """Nobody knows what another leader did a moment ago: it may have added nodes."""
@@ -88,12 +87,7 @@ class Amount:
     @property
     def peak(self) -> float:
         """Of the demand in the window."""
-        return self._demands[0][1] if self._demands else 0.0
-
-    @property
-    def demand(self) -> float:
-        """The last one observed."""
-        return self._demands[-1][1] if self._demands else 0.0
+        return self._peak.value(self._last)
 
     def decide(self, now: float, nodes: Nodes) -> Change | None:
         """What to do now, by the demand observed last; it is taken for done."""

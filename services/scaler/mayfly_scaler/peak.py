@@ -1,5 +1,7 @@
 """The largest value of the last seconds: what stays for a while when its cause has gone."""
 
+from collections import deque
+
 
 class Peak:
     """Values and moments that fall in both; the first is the peak."""
@@ -8,7 +10,7 @@ class Peak:
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
-        self._falling: list[tuple[float, float]] = []  # moment, value
+        self._falling: deque[tuple[float, float]] = deque()  # moment, value
 
     def add(self, value: float, now: float) -> float:
         """Returns the peak, of which ``value`` is part."""
@@ -22,5 +24,5 @@ class Peak:
         """0 when nothing was added within the window."""
         falling = self._falling
         while falling and falling[0][0] < now - self._window_s:
-            falling.pop(0)
+            falling.popleft()
         return falling[0][1] if falling else 0.0
