@@ -85,7 +85,7 @@ class Batch(_Record, frozen=True, rename={"window_s": "window"}):
 class Provisioned(_Record, frozen=True):
     """Instances that are kept ready at certain times: from each time of ``start`` until the next of ``end``."""
 
-    start: str  # 5-field cron
+    start: str  # see `cron`
     end: str
     instances: int
     timezone: str = ""  # IANA; empty: UTC

@@ -51,6 +51,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"provisioned": [WORK | {"end": "0  8 * * *"}]},
         'provisioned[0]: start and end are both "0 8 * * *": such a time is over when it begins',
     ),
+    (
+        {"provisioned": [WORK | {"start": "@daily", "end": "0 0 * * *"}]},
+        'provisioned[0]: start and end are both "@daily": such a time is over when it begins',
+    ),
     ({"provisioned": [WORK | {"zone": "UTC"}]}, "provisioned[0].zone: no such setting"),
     (
         {"provisioned": [WORK, WORK | {"instances": 9}], "max_instances": 8},

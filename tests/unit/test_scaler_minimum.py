@@ -150,6 +150,20 @@ def test_a_zone_is_the_users() -> None:
     assert standing([berlin], at("2026-07-06T07:30:00")).instances == 0
 
 
+def test_words_are_schedules_too() -> None:
+    """All that a manifest takes: from midnight until noon."""
+    morning = Provisioned(start="@daily", end="0 12 * * *", instances=2)
+    assert standing([morning], at("2026-01-05T11:59:59")).instances == 2
+    assert standing([morning], at("2026-01-05T12:00:00")).instances == 0
+
+
+def test_a_start_that_the_change_of_the_clock_skips_is_made_up_for() -> None:
+    """Half past two does not come on that Sunday in March in Berlin; three does."""
+    night = Provisioned(start="30 2 * * *", end="0 6 * * *", instances=2, timezone="Europe/Berlin")
+    assert standing([night], at("2026-03-29T00:59:00")).instances == 0
+    assert standing([night], at("2026-03-29T01:30:00")).instances == 2
+
+
 def test_windows_that_overlap_do_not_add_up() -> None:
     """The largest stands."""
     night = Provisioned(start="0 0 * * *", end="0 23 * * *", instances=3)

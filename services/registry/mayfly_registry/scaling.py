@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from mayfly_proto import names, subjects
+from mayfly_proto.cron import five_fields
 from mayfly_registry import patterns, schedules
 from mayfly_registry.problems import shown, wrong
-from mayfly_registry.triggers import STRICT
+from mayfly_registry.triggers import STRICT, checked_schedule
 
 INSTANCES_LIMIT = 1000
 KEEP_ALIVE_LIMIT_S = 3600
@@ -40,11 +41,7 @@ class Provisioned(BaseModel):
     @field_validator("start", "end")
     @classmethod
     def _cron(cls, schedule: str) -> str:
-        schedule = " ".join(schedule.split())
-        try:
-            schedules.check(schedule)
-        except schedules.InvalidSchedule as error:
-            raise wrong(f"{shown(schedule)} {error}") from None
+        schedule = checked_schedule(schedule)
         if schedules.every(schedule):
             raise wrong(f"{shown(schedule)} is an interval: name a time, as 0 8 * * MON-FRI")
         return schedule
@@ -58,7 +55,7 @@ class Provisioned(BaseModel):
 
     @model_validator(mode="after")
     def _takes_time(self) -> "Provisioned":
-        if self.start == self.end:
+        if five_fields(self.start) == five_fields(self.end):
             raise wrong(f"start and end are both {shown(self.start)}: such a time is over when it begins")
         return self
 

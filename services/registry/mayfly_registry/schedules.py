@@ -14,13 +14,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-WORDS = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-}
+from mayfly_proto.cron import WORDS, five_fields
+
 EVERY_LIMIT_S = 366 * 86_400
 NO_ZONE = "is no time zone: its IANA name, for example Europe/Amsterdam"
 
@@ -79,7 +74,7 @@ def every(schedule: str) -> timedelta | None:
 
 def six_fields(schedule: str) -> str:
     """Of any but ``@every``."""
-    return f"0 {WORDS.get(schedule, schedule)}"
+    return f"0 {five_fields(schedule)}"
 
 
 def for_server(schedule: str) -> str:

@@ -39,6 +39,16 @@ def allowed_by(info: ValidationInfo) -> Allowed:
     return info.context if isinstance(info.context, Allowed) else NOTHING
 
 
+def checked_schedule(schedule: str) -> str:
+    """Raises what validators raise."""
+    schedule = " ".join(schedule.split())
+    try:
+        schedules.check(schedule)
+    except schedules.InvalidSchedule as error:
+        raise wrong(f"{shown(schedule)} {error}") from None
+    return schedule
+
+
 class Trigger(BaseModel):
     model_config = STRICT
 
@@ -132,12 +142,7 @@ class Trigger(BaseModel):
     @field_validator("schedule")
     @classmethod
     def _schedule(cls, schedule: str) -> str:
-        schedule = " ".join(schedule.split())
-        try:
-            schedules.check(schedule)
-        except schedules.InvalidSchedule as error:
-            raise wrong(f"{shown(schedule)} {error}") from None
-        return schedule
+        return checked_schedule(schedule)
 
     @field_validator("timezone")
     @classmethod

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
+from mayfly_proto.cron import five_fields
 from mayfly_proto.records import Provisioned
 
 
@@ -36,4 +37,6 @@ def standing(windows: Iterable[Provisioned], now: datetime) -> Standing:
 
 
 def _next(schedule: str, after: datetime) -> datetime:
-    return next(CronSim(schedule, after), NEVER)
+    """By Debian's rules, to which cronsim holds with five fields: a time that the change of the clock skips is made up
+    for, so that no day lacks its instances."""
+    return next(CronSim(five_fields(schedule), after), NEVER)
