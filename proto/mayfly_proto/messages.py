@@ -38,7 +38,7 @@ class Done(_Message, frozen=True):
 
 
 class Refusal:
-    """Why a worker did not take a call or a start."""
+    """Why a call or a start was not taken, or not asked for."""
 
     BUSY = "busy"  # no free slot
     STALE = "stale"  # the router is no longer the function's owner
@@ -46,6 +46,8 @@ class Refusal:
     NO_ROOM = "no_room"  # memory
     SLOTS = "slots"  # as many starts under way as the node allows
     LABELS = "labels"  # no node has the labels that the function asks for
+    NO_NODES = "no_nodes"  # there is no worker at all
+    SHARE = "share"  # the function may have no more of a cluster that is full
 
 
 class Activate(_Message, frozen=True):
@@ -65,7 +67,7 @@ class Activated(_Message, frozen=True):
     """The answer to `Activate`: where each instance went. What is in neither place was not started."""
 
     placed: dict[str, str]  # instance → node
-    reason: str = ""  # why the rest has no place: a Refusal, or "no_nodes"
+    reason: str = ""  # why the rest has no place: a Refusal
 
 
 class Start(_Message, frozen=True):

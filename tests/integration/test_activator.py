@@ -52,7 +52,7 @@ async def test_the_rest_is_said_with_its_reason(mayfly: Platform) -> None:
 async def test_no_worker_at_all_is_a_reason_of_its_own(mayfly: Platform) -> None:
     """A router may wait for a worker that is being restarted; it cannot wait for memory."""
     await mayfly.activator()
-    assert await order(await mayfly.connect("router"), 1) == Activated({}, "no_nodes")
+    assert await order(await mayfly.connect("router"), 1) == Activated({}, Refusal.NO_NODES)
 
 
 async def test_orders_at_the_same_moment_do_not_overfill_a_node(mayfly: Platform) -> None:

@@ -77,7 +77,7 @@ def test_where_nothing_fits_a_node_that_can_evict_is_asked() -> None:
 
 def test_the_reason_says_whether_there_is_hope() -> None:
     """No nodes, no memory, or only no start slot for the moment."""
-    assert place([], ids(1), 10).reason == "no_nodes"
+    assert place([], ids(1), 10).reason == Refusal.NO_NODES
     assert place(nodes(1000), ids(1), 10).reason == Refusal.NO_ROOM
     assert place(nodes(0, slots=0), ids(1), 10).reason == Refusal.SLOTS
 
@@ -96,7 +96,7 @@ def test_labels_narrow_the_choice_and_say_so() -> None:
     assert place([plain, gpu], ids(1), 100, {"gpu": "yes"}).nodes == {"n2": ["i0"]}
     assert place([plain, gpu], ids(1), 100, {"gpu": "yes"}).reason == Refusal.NO_ROOM
     assert place([plain, gpu], ids(1), 100, {"gpu": "no"}).reason == Refusal.LABELS
-    assert place([], ids(1), 100, {"gpu": "no"}).reason == "no_nodes"
+    assert place([], ids(1), 100, {"gpu": "no"}).reason == Refusal.NO_NODES
 
 
 FLEETS = st.lists(

@@ -9,9 +9,9 @@ import pytest
 
 from mayfly_proto import codec, messages, records, subjects
 from mayfly_proto.errors import ErrorType
+from mayfly_proto.messages import Refusal
 from mayfly_proto.records import Shares
 from mayfly_router.allotment import LINGER_S
-from mayfly_router.function import OVER_SHARE
 from mayfly_scaler.functions import sharing
 from mayfly_scaler.functions.function import DEMAND_S
 from tests.unit.router_cluster import Cluster, Outcome, Scaler, simulated
@@ -152,7 +152,7 @@ async def held_at_its_share() -> list[messages.Blocked]:
 def test_a_function_held_at_its_share_says_once_a_second_what_it_lacks() -> None:
     """A scaler whose figures are a second old learns so of those who want more now, and hears it no more than that."""
     said = simulated(held_at_its_share())
-    assert {(blocked.function, blocked.reason) for blocked in said} == {("f", OVER_SHARE)}
+    assert {(blocked.function, blocked.reason) for blocked in said} == {("f", Refusal.SHARE)}
     assert {blocked.instances for blocked in said[1:]} == {5}
     assert 3 <= len(said) <= 4
 

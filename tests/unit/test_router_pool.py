@@ -157,7 +157,7 @@ def test_no_room_ends_the_wait_only_when_nothing_exists() -> None:
     old.route(where, None, 3)
     assert function.not_placed(pool, [], Refusal.NO_ROOM, 0.9) == []
     assert function.not_placed(pool, [], Refusal.SLOTS, 3) == []
-    assert function.not_placed(pool, [], "no_nodes", 3) == []
+    assert function.not_placed(pool, [], Refusal.NO_NODES, 3) == []
     assert [hopeless.invocation for hopeless in function.not_placed(pool, [], Refusal.NO_ROOM, 1.1)] == ["1"]
 
 

@@ -21,7 +21,6 @@ SPREAD_FROM = 4  # instances of a function
 SPREAD = 0.5
 START_SLOTS_PER_CORE = 8  # starts at once; the rest waits at the router
 BUSY_PERCENT = 90.0  # of what a node may use of its processors
-NO_NODES = "no_nodes"
 
 _NO_LABELS: Mapping[str, str] = {}
 
@@ -183,5 +182,5 @@ def _needed(ranked: Sequence[Candidate], load_mb: int) -> int:
 
 def _reason(ranked: Sequence[Candidate], memory_mb: int) -> str:
     if not ranked:
-        return NO_NODES
+        return Refusal.NO_NODES
     return Refusal.SLOTS if any(node.fits(memory_mb) for node in ranked) else Refusal.NO_ROOM

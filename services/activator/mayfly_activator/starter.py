@@ -15,7 +15,7 @@ from mayfly_proto.messages import Activate, Activated, Refusal, Start, Started
 ROUNDS = 3  # the first choice and two others
 ANSWER_S = 1.0
 UNREACHABLE = "unreachable"
-NOBODY = (placement.NO_NODES, Refusal.LABELS)  # after a refusal: nobody but those who refused
+NOBODY = (Refusal.NO_NODES, Refusal.LABELS)  # after a refusal: nobody but those who refused
 
 _decode = codec.Unpacker(Started)
 _log = structlog.get_logger()

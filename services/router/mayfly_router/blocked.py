@@ -6,15 +6,14 @@ from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError
 from mayfly_proto import codec, subjects
 from mayfly_proto.messages import Blocked, Refusal
-from mayfly_router.function import NO_NODES, OVER_SHARE
 from mayfly_router.pool import Pool
 from mayfly_router.state import State
 
 EVERY_S = {  # at most, of one function; no other reason is the scaler's business
     Refusal.NO_ROOM: 0.05,
     Refusal.LABELS: 0.05,
-    NO_NODES: 0.05,
-    OVER_SHARE: 1.0,  # a function may be there for long; that it asks for more than before is worth a word
+    Refusal.NO_NODES: 0.05,
+    Refusal.SHARE: 1.0,  # a function may be there for long; that it asks for more than before is worth a word
 }
 REMEMBERED = 1000  # words, until those that make no difference any more are forgotten
 

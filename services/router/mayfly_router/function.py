@@ -18,15 +18,14 @@ from mayfly_router.gaps import Gaps
 from mayfly_router.pool import Pool
 
 NO_LIMIT = 1_000_000
-NO_NODES = "no_nodes"  # `Activated.reason` when there is no worker at all
-OVER_SHARE = "share"  # `Blocked.reason` when it may have no more of a cluster that is full
 FULL_RETRY_S = 0.2  # at most between two orders of a function that may have more, and whose place others still have
 PATIENCE_S = {  # how long a call waits although nothing of its function exists and none can be started
     Refusal.NO_ROOM: 1.0,  # instances that were told to go, or calls of others, may end at any moment
-    NO_NODES: 5.0,  # a worker that is being restarted is back by then
+    Refusal.NO_NODES: 5.0,  # a worker that is being restarted is back by then
     Refusal.LABELS: 5.0,
 }
-SHORTAGE = (Refusal.NO_ROOM, NO_NODES, Refusal.LABELS, Refusal.DRAINING)  # reasons that another node would do away with
+# Reasons that another node would do away with.
+SHORTAGE = (Refusal.NO_ROOM, Refusal.NO_NODES, Refusal.LABELS, Refusal.DRAINING)
 
 
 class Stopping(NamedTuple):

@@ -15,7 +15,7 @@ from mayfly_proto.messages import Activate, Activated, Failed, Hold, Refusal, St
 from mayfly_router import replies
 from mayfly_router.blocked import Blockages
 from mayfly_router.dispatch import Dispatch
-from mayfly_router.function import OVER_SHARE, Plan, Stopping
+from mayfly_router.function import Plan, Stopping
 from mayfly_router.holds import Holding
 from mayfly_router.pool import Pool
 from mayfly_router.state import State
@@ -55,7 +55,7 @@ class Orders:
         for stopping in plan.stops:
             self.stop(stopping)
         for pool, count in plan.denied:
-            self._blocked.say(pool, count, OVER_SHARE)
+            self._blocked.say(pool, count, Refusal.SHARE)
 
     def stop(self, stopping: Stopping) -> None:
         pool = stopping.pool

@@ -90,7 +90,6 @@ class Sharing:
         blocked = {order.function: order for order in self._reports.fresh_blocked() if order.reason not in MOMENTARY}
         names = self._reports.owners.keys() | blocked.keys()
         found = ((name, self._want(name, blocked.get(name), now)) for name in names)
-        # No share helps one that fits on no node.
         largest_mb = max((lease.memory_mb for lease in self._reports.leases.values()), default=0)
         return {
             name: want
