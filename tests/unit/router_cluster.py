@@ -18,6 +18,7 @@ from mayfly_chassis.bus import PAYLOAD_HEADROOM, Bus, Reply
 from mayfly_proto import codec, errors, messages, records, storage, subjects
 from mayfly_proto.records import (
     Client,
+    FunctionLoad,
     FunctionTarget,
     NodeLease,
     Package,
@@ -343,8 +344,9 @@ class Cluster:
         while True:
             for worker in self.workers:
                 worker.heartbeat()
-            now, awake = self._loop.time(), list(self.state.awake)
-            loads = {f.name: load for f in awake if (load := self.state.look_at(f, now)) is not None}
+            for function in list(self.state.awake):
+                self.state.look_at(function, self._loop.time())
+            loads = {name: records.decode(raw, FunctionLoad) for name, raw in self.state.told.items()}
             self.net.publish(
                 subjects.load_router("r1"), records.encode(RouterLoad(router="r1", epoch=1, functions=loads))
             )

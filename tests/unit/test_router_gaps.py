@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mayfly_proto import gaps
+from mayfly_proto import gaps, records
 from mayfly_proto.records import FunctionLoad, RouterMembers
 from mayfly_router.gaps import Gaps
 from mayfly_router.loads import function_load
@@ -149,6 +149,9 @@ def test_pauses_are_in_reports_to_the_scaler_and_not_in_those_to_people() -> Non
     function.gaps.rise(31)
     assert state.report().functions["f"].idle_gaps == {}
     state.wake(function)
-    told = [state.look_at(function, 100.0) for _ in range(2)]
-    assert [load and load.idle_gaps for load in told] == [{"30": 1}, {}]
-    assert state.look_at(function, 100.0) is None
+    state.look_at(function, 100.0)
+    assert records.decode(state.told["f"], FunctionLoad).idle_gaps == {"30": 1}
+    state.look_at(function, 100.0)
+    assert records.decode(state.told["f"], FunctionLoad).idle_gaps == {}
+    state.look_at(function, 100.0)
+    assert state.told == {}

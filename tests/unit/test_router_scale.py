@@ -83,7 +83,7 @@ class Many:
         self.handovers = Handovers(bus, state, self.dispatch, events.durable.give_back_call)
         self.holds = Holds(state, lambda *_: None)
         self.subscriptions = Subscriptions(bus, state, self.dispatch, events)
-        self.rounds = Rounds(state, self._look, lambda loads, _now: self.told.append(_decoded(loads)))
+        self.rounds = Rounds(state, self._look, self._report)
         self.dispatch.attach(
             act=lambda _plan: None,
             divert=self.handovers.divert,
@@ -154,13 +154,12 @@ class Many:
         done = messages.Done(NODE, 1, self.node.seq, [self.node.seq])
         self.dispatch.on_done(b"", b"", None, codec.pack(done))
 
-    def _look(self, function: Function, now: float) -> FunctionLoad | None:
+    def _look(self, function: Function, now: float) -> None:
         self.events.extend(function, now)
-        return self.state.look_at(function, now)
+        self.state.look_at(function, now)
 
-
-def _decoded(loads: dict[str, msgspec.Raw]) -> dict[str, FunctionLoad]:
-    return {name: records.decode(raw, FunctionLoad) for name, raw in loads.items()}
+    def _report(self, _now: float) -> None:
+        self.told.append({name: records.decode(raw, FunctionLoad) for name, raw in self.state.told.items()})
 
 
 def _route() -> bytes:
@@ -185,7 +184,8 @@ async def test_what_comes_costs_the_same_among_ten_functions_and_a_thousand(what
 async def test_a_second_costs_the_same_among_ten_functions_and_a_thousand() -> None:
     """Those at rest are not gone through: nothing that goes by time looks at them."""
     many, few = Many(SIZES[1]), Many(SIZES[0])
-    assert [function.name for function in many.state.awake] == ["f0"]
+    for one in (many, few):
+        one.call()
     assert steps(lambda: many.seconds(1)) <= 1.2 * steps(lambda: few.seconds(1))
 
 
@@ -225,17 +225,15 @@ def test_parts_of_records_are_called_what_the_records_call_them() -> None:
     )
 
 
-async def test_what_a_function_did_is_put_together_again_only_when_it_did_something() -> None:
-    """A thousand instances that are idle are told of every second, at the price of saying it."""
+async def test_idle_instances_are_told_of_without_being_looked_at() -> None:
+    """What was found when something happened last stands until something happens again."""
     many = Many(SIZES[0])
-    function = many.state.functions["f0"]
+    many.seconds(3)
+    assert many.state.awake == {}
+    assert many.told[-1] == {"f0": FunctionLoad(ready=1)}
     many.call()
-    news, again = (steps(lambda: many.state.look_at(function, many.now)) for _ in range(2))
-    assert again < news / 3
-    many.call()
-    told = many.state.look_at(function, many.now)
-    assert told is not None
-    assert told.calls == 2
+    many.seconds(1.1)
+    assert many.told[-1]["f0"].calls == 1
 
 
 def test_quantiles_follow_what_is_new() -> None:
@@ -249,13 +247,16 @@ def test_quantiles_follow_what_is_new() -> None:
 
 
 async def test_many_that_are_awake_are_looked_at_in_turn() -> None:
-    """A thousand functions with instances: each told of once in every second, and none of the ticks is long."""
+    """A thousand functions with a call each: looked at once in every second, and none of the ticks is long."""
     many = Many(SIZES[1])
     for name in many.state.functions:
         many.fleet.on_route(storage.route_key(NODE, 1, name), _route())
     many.turn()
+    for function in many.state.functions.values():
+        many.dispatch.on_call(function, 0, b"fn.f", b"_INBOX.x", None, b"{}")
     many.seconds(2 * PERIOD_S)
     many.told.clear()
+    assert len(many.state.awake) == SIZES[1]
     ticks = [steps(many.tick) for _ in range(round(2 * PERIOD_S / TICK_S))]
     assert [len(loads) for loads in many.told] == [SIZES[1]] * len(many.told)
     assert len(many.told) >= 1

@@ -12,7 +12,6 @@ from mayfly_chassis.micro import Request
 from mayfly_chassis.mirror import Mirror
 from mayfly_chassis.service import Chassis
 from mayfly_proto import records, storage, subjects
-from mayfly_proto.records import FunctionLoad
 from mayfly_router import drains
 from mayfly_router.catalog import Catalog
 from mayfly_router.config import RouterConfig
@@ -148,15 +147,15 @@ class Router:
                 self._orders.stop(stopping)
                 self._dispatch.touch(stopping.pool.name)
 
-    def _look(self, function: Function, now: float) -> FunctionLoad | None:
+    def _look(self, function: Function, now: float) -> None:
         self._events.extend(function, now)
-        return self.state.look_at(function, now)
+        self.state.look_at(function, now)
 
-    def _every_second(self, loads: dict[str, msgspec.Raw], now: float) -> None:
+    def _every_second(self, now: float) -> None:
         self._holds.step(now)
         self._limits.every_second(now)
         self._events.every_second(now)
-        report = Report(router=self._config.name, epoch=self.state.members.epoch, functions=loads)
+        report = Report(router=self._config.name, epoch=self.state.members.epoch, functions=self.state.told)
         with suppress(BusError):
             self._bus.publish(subjects.load_router(self._config.name), records.encode(report))
 
@@ -188,7 +187,7 @@ class Router:
 
 
 class Report(msgspec.Struct):
-    """`RouterLoad`, of functions that were encoded one by one: thousands at once would hold up calls."""
+    """`RouterLoad`, of functions that were encoded when they were looked at: thousands at once would hold up calls."""
 
     router: str
     epoch: int

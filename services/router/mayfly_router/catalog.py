@@ -100,6 +100,7 @@ class Catalog:
             self._arriving.discard(name)
             self._state.leaving.pop(name, None)
             if function := self._state.functions.pop(name, None):
+                self._state.wake(function)
                 self._carry_out(name, function.delete())
                 self._events.release([function])
             self._subscriptions.changed([name])
@@ -157,6 +158,7 @@ class Catalog:
         leaving = {name: self._state.functions.pop(name) for name in names}
         self._state.leaving |= leaving
         for name, function in leaving.items():
+            self._state.wake(function)
             for call in function.leave():
                 self._handovers.divert(call, name)
         self._events.release(leaving.values())

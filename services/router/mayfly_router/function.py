@@ -54,7 +54,7 @@ class Function:
         self.current: Pool | None = None  # None: deleted
         self.sources: list[Source] = []  # the consumers that feed it
         self.left = False  # another router's now
-        self.changed = True  # other than by a call that came or went: those its versions know of
+        self.awake = False  # see `State.wake`
         self.calls = 0
         self.errors = 0  # answered by this router
         self.throttled = 0  # of them, for there are too many
@@ -199,20 +199,11 @@ class Function:
             self.current is not None and self._below_minimum(self.current) > 0
         )
 
-    def seen(self) -> bool:
-        """Whether anything has changed since this was asked last."""
-        changed = self.changed or any(pool.changed for pool in self.pools.values())
-        if changed:
-            self.changed = False
-            for pool in self.pools.values():
-                pool.changed = False
-        return changed
-
     @property
-    def at_rest(self) -> bool:
-        """Nothing of it waits here or in a stream, runs, is ready or coming."""
+    def quiet(self) -> bool:
+        """Nothing of it waits, here or in a stream, runs or is coming; it may have idle instances."""
         return not (
-            any(pool.queue or pool.starts or pool.shares for pool in self.pools.values())
+            any(pool.queue or pool.starts or pool.busy for pool in self.pools.values())
             or any(source.held or source.pending for source in self.sources)
         )
 

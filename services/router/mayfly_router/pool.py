@@ -47,7 +47,6 @@ class Pool:
         self.owed = 0  # instances that give way as soon as they are free: see `yielding`
         self.service_s: float | None = None
         self.durations = Durations()
-        self.changed = True  # a call has come or gone since this was seen last
         self._concurrency = spec.concurrency
         self._gaps = gaps or Gaps()
         self._backlog = backlog
@@ -61,7 +60,6 @@ class Pool:
         """A free slot, or None."""
         if not self._free:
             return None
-        self.changed = True
         share = self._free[-1]
         share.busy += 1
         if not self.busy % self._concurrency:
@@ -92,7 +90,6 @@ class Pool:
     def release(self, share: Share, now: float) -> Call | None:
         """A slot is free again. Returns the waiting call that has it now, if any; or, where one that lay ready there
         has it, the one that takes its place."""
-        self.changed = True
         if share.ahead:
             share.ahead -= 1
             more = self.queue and not self.queue.urgent and share.open and share.ahead < share.slots * self._depth
@@ -110,7 +107,6 @@ class Pool:
         if share.ahead:
             share.ahead -= 1
             return
-        self.changed = True
         share.busy -= 1
         self.busy -= 1
         if not self.busy % self._concurrency:
@@ -120,7 +116,6 @@ class Pool:
 
     def occupy(self, node: Node, now: float) -> Share:
         """A call runs there that was sent by another owner, or by this one in a former life."""
-        self.changed = True
         share = self.shares.get(node.name) or self._share(node)
         share.busy += 1
         if not self.busy % self._concurrency:

@@ -6,10 +6,6 @@ end, so that what is told of them is new.
 
 from collections.abc import Callable
 
-import msgspec
-
-from mayfly_proto import records
-from mayfly_proto.records import FunctionLoad
 from mayfly_router.function import Function
 from mayfly_router.state import State
 
@@ -18,14 +14,9 @@ FEW = 100  # looked at in half a millisecond
 
 
 class Rounds:
-    """``look(function, now)`` returns what there is to tell of a function; ``end(loads, now)`` gets it all, as JSON."""
+    """``look(function, now)`` is called for each that is awake, and then ``end(now)``."""
 
-    def __init__(
-        self,
-        state: State,
-        look: Callable[[Function, float], FunctionLoad | None],
-        end: Callable[[dict[str, msgspec.Raw], float], None],
-    ) -> None:
+    def __init__(self, state: State, look: Callable[[Function, float], None], end: Callable[[float], None]) -> None:
         self._state = state
         self._look = look
         self._end = end
@@ -40,7 +31,7 @@ class Rounds:
         for function in list(self._state.awake):
             if function not in self._seen:
                 self._look_at(function, now)
-        self._end(self._told, now)
+        self._end(now)
         self._begin(now)
 
     def _begin(self, now: float) -> None:
@@ -49,12 +40,11 @@ class Rounds:
         self._left = list(awake) if len(awake) > FEW else []
         self._count = len(self._left)
         self._seen: set[Function] = set()
-        self._told: dict[str, msgspec.Raw] = {}
 
     def _look_at(self, function: Function, now: float) -> None:
         self._seen.add(function)
-        if function in self._state.awake and (load := self._look(function, now)) is not None:
-            self._told[function.name] = msgspec.Raw(records.encode(load))
+        if function.awake:
+            self._look(function, now)
 
     def __repr__(self) -> str:
         return f"<Rounds: {len(self._seen)} looked at, {len(self._left)} left>"

@@ -5,6 +5,7 @@ from time import monotonic
 
 import msgspec
 
+from mayfly_proto import records
 from mayfly_proto.records import FunctionLoad, RouterMembers
 from mayfly_router.allotment import Allotments
 from mayfly_router.backlog import Backlog
@@ -46,7 +47,8 @@ class State:
         self.members = RouterMembers(epoch=0, members={})
         self.functions: dict[str, Function] = {}  # those that this router owns
         self.leaving: dict[str, Function] = {}  # another router's, and still subscribed
-        self.awake: dict[Function, FunctionLoad] = {}  # those not at rest → what was last told of them
+        self.awake: dict[Function, FunctionLoad] = {}  # those to be looked at → what was found last
+        self.told: dict[str, msgspec.Raw] = {}  # function → its load, of those that have more than nothing
         self.nodes: dict[str, Node] = {}
         self.restated: set[str] = set()  # functions of which nodes may have to keep something else now: see `holds`
         self.coming: dict[str, set[Pool]] = {}  # node → versions of which instances start there, or did a moment ago
@@ -71,27 +73,37 @@ class State:
         return self.functions.get(name) or self.leaving.get(name)
 
     def wake(self, function: Function) -> None:
-        """Something of it has changed. What goes through functions by time goes through those that are awake: a few,
+        """Something happens to it. What goes through functions by time goes through those that are awake: a few,
         however many there are."""
-        function.changed = True
-        self.awake.setdefault(function, AT_REST)
+        if not function.awake:
+            function.awake = True
+            self.awake[function] = AT_REST
 
     def expect(self, pool: Pool, node: str) -> None:
         """Instances of this version start there: the node's reports are looked at for them."""
         self.coming.setdefault(node, set()).add(pool)
 
-    def look_at(self, function: Function, now: float) -> FunctionLoad | None:
-        """What there is to tell of a function that is awake. One at rest of which nothing is new falls asleep: to tell
-        nothing of it says so."""
-        before = load = self.awake[function]
-        if function.seen() or before.idle_gaps or before.further_gaps:
-            load = function_load(function, now, function.gaps.report())
-        if not function.left and (load != before or is_busy(load)):
-            self.awake[function] = load
-            return load
-        if function.left or function.at_rest:
-            del self.awake[function]
-        return None
+    def look_at(self, function: Function, now: float) -> None:
+        """Find out what there is to tell of a function that is awake. It falls asleep when nothing is new and nothing
+        under way: what was told stands until it wakes."""
+        before, load = self.awake[function], function_load(function, now, function.gaps.report())
+        if function.left:
+            self._lay_down(function)
+            if function.name not in self.functions:
+                self.told.pop(function.name, None)
+            return
+        self.awake[function] = load
+        if load != before:
+            self.told[function.name] = msgspec.Raw(records.encode(load))
+            return
+        if not is_busy(load):
+            self.told.pop(function.name, None)
+        if function.quiet:
+            self._lay_down(function)
+
+    def _lay_down(self, function: Function) -> None:
+        function.awake = False
+        del self.awake[function]
 
     def report(self) -> RouterState:
         return RouterState(
