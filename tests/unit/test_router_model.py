@@ -429,6 +429,18 @@ class World(RuleBasedStateMachine):
         self.fleet.disconnected(client)
         self.settle()
 
+    @rule(name=st.sampled_from(NODES), number=st.integers(1, 6))
+    def calls_come_while_a_node_is_asked(self, name: str, number: int) -> None:
+        """Nothing is sent there until it has answered."""
+        node = self.node(name)
+        if node.usable:
+            node.pause()
+        sent = node.seq
+        self.call(number)
+        assert node.seq == sent
+        self.fleet.adopt(node)
+        self.settle()
+
     @rule(name=st.sampled_from(NODES))
     def node_dies(self, name: str) -> None:
         worker = self.workers[name]

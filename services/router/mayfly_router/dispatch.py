@@ -231,6 +231,14 @@ class Dispatch:
         if self.may_order and (stops := function.trim(now)):
             self._act(Plan([], stops, []))
 
+    def attend(self, function: str) -> None:
+        """It has, or is to have, other instances than before: that is told, and planned for if anything is due."""
+        owned = self._state.functions.get(function)
+        if owned is not None:
+            self._state.wake(owned)
+            if owned.restless:
+                self.touch(function)
+
     def touch_all(self) -> None:
         for name in self._restless:
             self.touch(name)

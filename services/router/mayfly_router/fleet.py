@@ -188,8 +188,10 @@ class Fleet:
 
     def adopt(self, node: Node) -> None:
         """Ask the node to take this router for the owner; until it answers nothing is sent to it."""
-        node.set_adopted(False)
-        self._refresh(node)
+        if node.usable and self._is_member:
+            node.pause()  # to close all that is there, and open it again, would cost as much as all of it
+        else:
+            self._close(node)
         if not self._is_member:
             return  # joining asks all of them
         again = self._asking.get(node)
@@ -210,6 +212,8 @@ class Fleet:
                 again.clear()
                 if not await self._asked(node):
                     self._suspects.discard(node)
+                    if node.paused:
+                        self._close(node)
                     self._given_a_chance(node)
                     with suppress(TimeoutError):
                         async with asyncio.timeout(RETRY_S[min(attempt, len(RETRY_S) - 1)]):
@@ -260,10 +264,14 @@ class Fleet:
             if pool is not None:
                 pool.adopt_start(instance.instance, node, now)
                 self._state.expect(pool, node.name)
+        paused = node.paused
         node.set_adopted(True)
         self._settle(node, findings.finished, now)
         self._send_again(node, findings.lost, now)
-        self._refresh(node)
+        if paused:
+            self._resume(node, now)
+        else:
+            self._refresh(node)
         _log.info("node.adopted", node=node.name, epoch=node.epoch, calls=len(answer.calls))
 
     def _recognise(self, node: Node, view: CallView, now: float) -> None:
@@ -287,6 +295,15 @@ class Fleet:
             call.share = pool.occupy(node, now)
         if function is not None:
             self._dispatch.touch(function.name)
+
+    def _close(self, node: Node) -> None:
+        node.set_adopted(False)
+        self._refresh(node)
+
+    def _resume(self, node: Node, now: float) -> None:
+        for share in list(node.shares):
+            if share.pool.queue:
+                self._dispatch.serve(share.pool, now)
 
     def _given_a_chance(self, node: Node) -> None:
         self._unasked.discard(node)
@@ -364,7 +381,7 @@ class Fleet:
         if function := self._state.functions.get(pool.name):
             self._dispatch.trim(function, now)
         self._dispatch.serve(pool, now)
-        self._dispatch.touch(pool.name)  # a minimum may be lacking now
+        self._dispatch.attend(pool.name)
 
     def _refresh(self, node: Node) -> None:
         now = self._state.clock()
@@ -372,7 +389,7 @@ class Fleet:
             share.pool.refresh(share, now)
             self._state.restated.add(share.pool.name)
             self._dispatch.serve(share.pool, now)
-            self._dispatch.touch(share.pool.name)
+            self._dispatch.attend(share.pool.name)
 
     def _wants_room(self, pool: Pool) -> bool:
         function = self._state.functions.get(pool.name)

@@ -24,6 +24,7 @@ class Node:
         self.draining = False
         self.adopted = False
         self.usable = False
+        self.paused = False  # usable, and asked whether we are still the owner: nothing is sent until it answers
         self.seq = 0  # of the last frame sent
         self.heard = 0.0  # when it last spoke
         self.inflight: dict[int, Call] = {}
@@ -46,7 +47,13 @@ class Node:
         self.set_adopted(self.adopted and not moved)
         return moved
 
+    def pause(self) -> None:
+        """It is asked anew, and answers in a moment: what it has is counted on all the same."""
+        self.adopted = False
+        self.paused = True
+
     def set_adopted(self, adopted: bool) -> None:
+        self.paused = False
         self.adopted = adopted
         self.usable = adopted and self.epoch > 0
 
@@ -58,7 +65,7 @@ class Node:
     def __repr__(self) -> str:
         state = "alive" if self.epoch else "gone"
         if self.usable:
-            state = "draining" if self.draining else "usable"
+            state = "paused" if self.paused else "draining" if self.draining else "usable"
         return f"<Node {self.name} epoch {self.epoch} {state}, seq {self.seq}, {len(self.inflight)} in flight>"
 
 

@@ -5,8 +5,8 @@ Everything here is decided at once, without waiting for anything; the caller sen
 Invariants
 * Capacity comes only from the Route Cache (`route`); what is in a slot comes only from our own count (`take`,
   `release`).
-* While a call waits no open slot is free: whoever makes room calls `match` in the same step. So `take` is first come,
-  first served without looking at the queue.
+* While a call waits no open slot is free but on nodes that are paused: whoever makes room calls `match` in the same
+  step. So `take` is first come, first served without looking at the queue.
 * A slot freed is handed to the oldest waiting call; a call is bound to a node only at that moment.
 * The last used node is used first: the others stay idle and can be reclaimed.
 """
@@ -61,6 +61,11 @@ class Pool:
         if not self._free:
             return None
         share = self._free[-1]
+        if share.node.paused:
+            another = self._another()
+            if another is None:
+                return None
+            share = another
         share.busy += 1
         if not self.busy % self._concurrency:
             self._gaps.rise(now)
@@ -70,13 +75,21 @@ class Pool:
             share.free = False
         return share
 
+    def _another(self) -> Share | None:
+        """One whose node is not paused, the last used first; it is the last now."""
+        share = next((share for share in reversed(self._free) if not share.node.paused), None)
+        if share is not None:
+            self._free.remove(share)
+            self._free.append(share)
+        return share
+
     def take_ahead(self, now: float) -> Share | None:
         """A place behind the calls in the slots, for a durable call of a function whose calls are short: the slot that
         frees need not wait for it to come. None when all have as many as is worth it."""
         depth = self._depth
         if depth:
             for share in self.shares.values():
-                if share.open and share.ahead < share.slots * depth:
+                if share.takes and share.ahead < share.slots * depth:
                     if not share.ahead:
                         share.done_at = now
                     share.ahead += 1
@@ -92,12 +105,12 @@ class Pool:
         has it, the one that takes its place."""
         if share.ahead:
             share.ahead -= 1
-            more = self.queue and not self.queue.urgent and share.open and share.ahead < share.slots * self._depth
+            more = self.queue and not self.queue.urgent and share.takes and share.ahead < share.slots * self._depth
             share.ahead += bool(more)
             return self._next() if more else None
         if self.owed and share.open:
             self._pay(share)
-        if self.queue and share.open and share.busy <= share.slots:
+        if self.queue and share.takes and share.busy <= share.slots:
             return self._next()
         self.vacate(share, now)
         return None
@@ -271,7 +284,7 @@ class Pool:
         starts = self.starts
         return activation.Demand(
             queued=len(self.queue) + upstream,
-            free=sum(share.slots - share.busy for share in self._free),
+            free=sum(share.slots - share.busy for share in self._free if not share.node.paused),
             busy=self.busy,
             ready=self.ready,
             starting=starts.covering,

@@ -83,6 +83,11 @@ class Share:
         return len(self.instances) - self.yielding if self.open else 0
 
     @property
+    def takes(self) -> bool:
+        """A call may be sent there now."""
+        return self.open and not self.node.paused
+
+    @property
     def occupied(self) -> int:
         """The fewest instances that our calls there can be in."""
         return -(-self.busy // self.pool.spec.concurrency)

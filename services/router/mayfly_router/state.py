@@ -86,12 +86,12 @@ class State:
     def look_at(self, function: Function, now: float) -> None:
         """Find out what there is to tell of a function that is awake. It falls asleep when nothing is new and nothing
         under way: what was told stands until it wakes."""
-        before, load = self.awake[function], function_load(function, now, function.gaps.report())
         if function.left:
             self._lay_down(function)
             if function.name not in self.functions:
                 self.told.pop(function.name, None)
             return
+        before, load = self.awake[function], function_load(function, now, function.gaps.report())
         self.awake[function] = load
         if load != before:
             self.told[function.name] = msgspec.Raw(records.encode(load))
@@ -124,5 +124,9 @@ class State:
 
 def _node(node: Node) -> NodeState:
     return NodeState(
-        epoch=node.epoch, usable=node.usable, draining=node.draining, seq=node.seq, in_flight=len(node.inflight)
+        epoch=node.epoch,
+        usable=node.usable and not node.paused,
+        draining=node.draining,
+        seq=node.seq,
+        in_flight=len(node.inflight),
     )

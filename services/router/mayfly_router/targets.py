@@ -68,4 +68,4 @@ class Targets:
 
     def _restated(self, function: Function) -> None:
         self._state.restated.add(function.name)
-        self._dispatch.touch(function.name)
+        self._dispatch.attend(function.name)
