@@ -14,7 +14,7 @@ from scale.stage import Member
 PING_EVERY_S = 0.005
 
 
-async def at_rest(bus: Bus, router: Member, seconds: float = 10.0) -> dict[str, float]:
+async def at_rest(bus: Bus, router: Member, seconds: float = 30.0) -> dict[str, float]:
     """CPU without anybody who asks; then how long the router takes to answer a ping."""
     await asyncio.sleep(3)
     before = router.cpu_s()

@@ -370,3 +370,16 @@ async def test_every_source_is_looked_at_for_silence_a_few_in_each_tick() -> Non
     many.seconds(SILENCE_S + 2 * ROUND_S)
     asked = {subject for subject, _, _ in many.wire.sent if ".MSG.NEXT." in subject}
     assert len(asked) == 3 * SIZES[1]
+
+
+async def test_a_router_that_slept_does_not_take_its_sleep_for_the_time_of_a_call() -> None:
+    """It would refuse those who come then, by a wait that it predicts from that."""
+    many = Many(1)
+    pool = many.state.functions["f0"].current
+    assert pool is not None
+    many.call()
+    before = pool.service_s
+    many.dispatch.on_call(many.state.functions["f0"], 0, b"fn.f0", b"_INBOX.x", None, b"{}")
+    many.now += 12
+    many.dispatch.on_done(b"", b"", None, codec.pack(messages.Done(NODE, 1, many.node.seq, [many.node.seq])))
+    assert pool.service_s == before

@@ -22,6 +22,7 @@ from mayfly_router.pool import Pool
 from mayfly_router.share import Share
 from mayfly_router.state import State
 
+SLEPT_S = 1.0  # without a tick: this process was paused, and what it measures is not how long calls take
 HEADERS_LIMIT = 60_000  # bytes; with the frame's metadata they fit what payload_limit leaves of max_payload
 
 _TIMEOUT = headers.TIMEOUT_MS.encode()
@@ -42,6 +43,7 @@ class Dispatch:
         self._count = 0
         self._touched: set[str] = set()
         self._restless: set[str] = set()  # functions to be looked at by time
+        self._ticked = float("inf")  # when `tick` was called last
         self.may_order = False  # every node has been asked what it has
 
     def attach(
@@ -160,6 +162,7 @@ class Dispatch:
         if node is None or node.epoch != done.node_epoch:
             return
         now = self._clock()
+        slept = now - self._ticked > SLEPT_S
         ahead: list[Share] = []
         for seq in done.done:
             call = node.inflight.pop(seq, None)
@@ -169,11 +172,14 @@ class Dispatch:
                     share.pool.durations.add(now - call.arrived)
                     if share.ahead:
                         ahead.append(share)
-                    else:
+                    elif not slept:
                         share.pool.served(now - call.sent)
                 self.free(call, now)
         for share in set(ahead):
-            share.pool.served_ahead(share, ahead.count(share), now)
+            if slept:
+                share.done_at = now
+            else:
+                share.pool.served_ahead(share, ahead.count(share), now)
         if done.refused:
             self._refused(node, done.refused, now)
 
@@ -245,6 +251,7 @@ class Dispatch:
 
     def tick(self, now: float) -> None:
         """What is due by time alone; called every few hundredths of a second."""
+        self._ticked = now
         for name in list(self._restless):
             function = self._state.functions.get(name)
             if function is None or not function.restless:
