@@ -346,10 +346,11 @@ class Cluster:
                 worker.heartbeat()
             for function in list(self.state.awake):
                 self.state.look_at(function, self._loop.time())
-            loads = {name: records.decode(raw, FunctionLoad) for name, raw in self.state.told.items()}
+            loads = {name: records.decode(raw, FunctionLoad) for name, raw in self.state.loads.current.items()}
             self.net.publish(
                 subjects.load_router("r1"), records.encode(RouterLoad(router="r1", epoch=1, functions=loads))
             )
+            self.state.loads.told()
             await asyncio.sleep(HEARTBEAT_S)
 
     def deploy(self, name: str, **fields: Any) -> Function:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mayfly_proto import gaps, records
 from mayfly_proto.records import FunctionLoad, RouterMembers
 from mayfly_router.gaps import Gaps
-from mayfly_router.loads import function_load
+from mayfly_router.loads import Loads, function_load
 from mayfly_router.state import State
 from tests.unit.router_parts import call, function_of, node, route, spec
 
@@ -150,8 +150,19 @@ def test_pauses_are_in_reports_to_the_scaler_and_not_in_those_to_people() -> Non
     assert state.report().functions["f"].idle_gaps == {}
     state.wake(function)
     state.look_at(function, 100.0)
-    assert records.decode(state.told["f"], FunctionLoad).idle_gaps == {"30": 1}
-    state.look_at(function, 100.0)
-    assert records.decode(state.told["f"], FunctionLoad).idle_gaps == {}
-    state.look_at(function, 100.0)
-    assert state.told == {}
+    assert records.decode(state.loads.current["f"], FunctionLoad).idle_gaps == {"30": 1}
+
+
+def test_pauses_are_told_once() -> None:
+    """What else there is to tell stands, and of what has nothing any more nothing is told."""
+    loads = Loads()
+    loads.tell("busy", FunctionLoad(ready=1, idle_gaps={"30": 1}))
+    loads.tell("gone", FunctionLoad(calls=3, further_gaps={"30": 1}))
+    assert {name: records.decode(raw, FunctionLoad).calls for name, raw in loads.current.items()} == {
+        "busy": 0,
+        "gone": 3,
+    }
+    loads.told()
+    assert {name: records.decode(raw, FunctionLoad) for name, raw in loads.current.items()} == {
+        "busy": FunctionLoad(ready=1)
+    }

@@ -159,7 +159,8 @@ class Many:
         self.state.look_at(function, now)
 
     def _report(self, _now: float) -> None:
-        self.told.append({name: records.decode(raw, FunctionLoad) for name, raw in self.state.told.items()})
+        self.told.append({name: records.decode(raw, FunctionLoad) for name, raw in self.state.loads.current.items()})
+        self.state.loads.told()
 
 
 def _route() -> bytes:
@@ -276,12 +277,13 @@ async def test_few_that_are_awake_are_told_of_as_they_are_now() -> None:
 
 
 async def test_who_falls_asleep_is_told_of_once_more_and_wakes_by_a_call() -> None:
-    """The scaler hears that there is nothing left, then nothing; the next call is heard of again."""
+    """The scaler hears once that there is nothing left, then nothing; the next call is heard of again."""
     many = Many(3)
     many.fleet.on_route(storage.route_key(NODE, 1, "f0"), None)
     many.seconds(3)
     assert many.state.awake == {}
-    assert [loads.get("f0", FunctionLoad()).ready for loads in many.told[-2:]] == [0, 0]
+    assert [loads["f0"].ready for loads in many.told if "f0" in loads] == [1, 0]
+    assert "f0" not in many.told[-1]
     many.dispatch.on_call(many.state.functions["f0"], 0, b"fn.f0", b"_INBOX.x", None, b"{}")
     many.seconds(1.1)
     assert many.told[-1]["f0"].queued == 1

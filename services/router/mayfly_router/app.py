@@ -155,9 +155,10 @@ class Router:
         self._holds.step(now)
         self._limits.every_second(now)
         self._events.every_second(now)
-        report = Report(router=self._config.name, epoch=self.state.members.epoch, functions=self.state.told)
+        report = Report(router=self._config.name, epoch=self.state.members.epoch, functions=self.state.loads.current)
         with suppress(BusError):
             self._bus.publish(subjects.load_router(self._config.name), records.encode(report))
+        self.state.loads.told()
 
     async def _report(self, _request: Request) -> bytes:
         return records.encode(self.state.report())

@@ -201,9 +201,10 @@ class Function:
 
     @property
     def quiet(self) -> bool:
-        """Nothing of it waits, here or in a stream, runs or is coming; it may have idle instances."""
+        """Nothing of it waits, here or in a stream, runs, is coming or is lacking; it may have idle instances."""
         return not (
-            any(pool.queue or pool.starts or pool.busy for pool in self.pools.values())
+            self.restless
+            or any(pool.busy for pool in self.pools.values())
             or any(source.held or source.pending for source in self.sources)
         )
 

@@ -1,13 +1,45 @@
-"""What a router says about one function once a second."""
+"""What a router says about its functions once a second."""
 
 from collections.abc import Iterable
 
+import msgspec
+
+from mayfly_proto import records
 from mayfly_proto.records import FunctionLoad
 from mayfly_router.durations import Durations
 from mayfly_router.function import Function
 from mayfly_router.pool import Pool
 
 NO_PAUSES: tuple[dict[str, int], dict[str, int]] = ({}, {})
+
+
+class Loads:
+    """Of each function that has more than nothing what was found when it was looked at last, in JSON."""
+
+    def __init__(self) -> None:
+        self.current: dict[str, msgspec.Raw] = {}
+        self._once: dict[str, FunctionLoad] = {}
+
+    def tell(self, function: str, load: FunctionLoad) -> None:
+        self.current[function] = msgspec.Raw(records.encode(load))
+        if load.idle_gaps or load.further_gaps or not is_busy(load):
+            self._once[function] = load
+
+    def drop(self, function: str) -> None:
+        self.current.pop(function, None)
+        self._once.pop(function, None)
+
+    def told(self) -> None:
+        """All of it has been told: pauses, and that nothing is there any more, are not told again."""
+        once, self._once = self._once, {}
+        for function, load in once.items():
+            if is_busy(load):
+                self.tell(function, msgspec.structs.replace(load, idle_gaps={}, further_gaps={}))
+            else:
+                del self.current[function]
+
+    def __repr__(self) -> str:
+        return f"<Loads of {len(self.current)} functions>"
 
 
 def function_load(

@@ -5,18 +5,15 @@ from time import monotonic
 
 import msgspec
 
-from mayfly_proto import records
 from mayfly_proto.records import FunctionLoad, RouterMembers
 from mayfly_router.allotment import Allotments
 from mayfly_router.backlog import Backlog
 from mayfly_router.function import Function
-from mayfly_router.loads import function_load, is_busy
+from mayfly_router.loads import Loads, function_load
 from mayfly_router.nodes import Node
 from mayfly_router.pool import Pool
 from mayfly_router.rates import Rates
 from mayfly_router.shortage import Shortage
-
-AT_REST = FunctionLoad()
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +44,8 @@ class State:
         self.members = RouterMembers(epoch=0, members={})
         self.functions: dict[str, Function] = {}  # those that this router owns
         self.leaving: dict[str, Function] = {}  # another router's, and still subscribed
-        self.awake: dict[Function, FunctionLoad] = {}  # those to be looked at → what was found last
-        self.told: dict[str, msgspec.Raw] = {}  # function → its load, of those that have more than nothing
+        self.awake: dict[Function, None] = {}  # those to be looked at, in the order in which they woke
+        self.loads = Loads()
         self.nodes: dict[str, Node] = {}
         self.restated: set[str] = set()  # functions of which nodes may have to keep something else now: see `holds`
         self.coming: dict[str, set[Pool]] = {}  # node → versions of which instances start there, or did a moment ago
@@ -77,33 +74,22 @@ class State:
         however many there are."""
         if not function.awake:
             function.awake = True
-            self.awake[function] = AT_REST
+            self.awake[function] = None
 
     def expect(self, pool: Pool, node: str) -> None:
         """Instances of this version start there: the node's reports are looked at for them."""
         self.coming.setdefault(node, set()).add(pool)
 
     def look_at(self, function: Function, now: float) -> None:
-        """Find out what there is to tell of a function that is awake. It falls asleep when nothing is new and nothing
-        under way: what was told stands until it wakes."""
-        if function.left:
-            self._lay_down(function)
-            if function.name not in self.functions:
-                self.told.pop(function.name, None)
-            return
-        before, load = self.awake[function], function_load(function, now, function.gaps.report())
-        self.awake[function] = load
-        if load != before:
-            self.told[function.name] = msgspec.Raw(records.encode(load))
-            return
-        if not is_busy(load):
-            self.told.pop(function.name, None)
-        if function.quiet:
-            self._lay_down(function)
-
-    def _lay_down(self, function: Function) -> None:
-        function.awake = False
-        del self.awake[function]
+        """Find out what there is to tell of a function that is awake. It falls asleep when nothing is under way: what
+        is told of it now stands until it wakes."""
+        if not function.left:
+            self.loads.tell(function.name, function_load(function, now, function.gaps.report()))
+        elif function.name not in self.functions:
+            self.loads.drop(function.name)
+        if function.left or function.quiet:
+            function.awake = False
+            del self.awake[function]
 
     def report(self) -> RouterState:
         return RouterState(
