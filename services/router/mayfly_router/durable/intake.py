@@ -23,7 +23,7 @@ from mayfly_router.state import State
 EXPIRES_S = 60.0
 HEARTBEAT_S = 20.0
 SILENCE_S = 50.0  # after which what was asked is taken for lost
-ROUND_S = 5.0  # in which every source is looked at for silence once, a few in each tick
+ROUND_S = 10.0  # in which every source is looked at for silence once, a few in each tick
 ABSENT_S = 0.5  # until a consumer that was not there is asked again
 
 _PENDING = b"Nats-Pending-Messages"
