@@ -6,6 +6,9 @@
 
 `running` is one service inside the current loop; tests run any number of them side by side. `main` is a process with
 one service, and exits by 0 (was told to stop), 1 (something broke) or 2 (the configuration is wrong).
+
+A process may be told to stop at any moment. While the app is being entered, that is a cancellation inside it; from then
+on it stops in order, ready or not, for others may have begun to count on it.
 """
 
 import asyncio
@@ -84,7 +87,10 @@ class Chassis:
 
 
 App = Callable[[Chassis, C], AbstractAsyncContextManager[None]]
-"""Entered: mirrors loaded, subscribed. Exited: stop intake, finish what is in flight, withdraw."""
+"""Entered: mirrors loaded, subscribed. Exited: stop intake, finish what is in flight, withdraw.
+
+An app on which others count before it is entered (it has said that it is there) withdraws also when that is cancelled.
+"""
 
 
 @asynccontextmanager
@@ -131,16 +137,22 @@ def main(name: str, app: App[C], config_type: type[C]) -> NoReturn:
 
 
 async def _serve(name: str, app: App[C], config: C) -> int:
+    entered: list[Chassis] = []
     ready: list[Chassis] = []
     task = asyncio.current_task()
     assert task is not None
 
+    @asynccontextmanager
+    async def noted(chassis: Chassis, config: C) -> AsyncIterator[None]:
+        async with app(chassis, config):
+            entered.append(chassis)
+            yield
+
     def asked_to_stop() -> None:
-        # Before it is ready, or when asked twice, there is nothing to finish.
-        if ready and not ready[0].stopping.is_set():
-            ready[0].stopping.set()
+        if entered and not entered[0].stopping.is_set():
+            entered[0].stopping.set()
         else:
-            task.cancel()
+            task.cancel()  # the app withdraws as far as it has come; asked twice, it drops what it is about
 
     gc.set_threshold(*_COLLECT_EVERY)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -151,7 +163,7 @@ async def _serve(name: str, app: App[C], config: C) -> int:
                 await stack.enter_async_context(
                     health.serving(config.health_host, config.health_port, lambda: _takes_work(ready))
                 )
-            chassis = await stack.enter_async_context(running(name, app, config))
+            chassis = await stack.enter_async_context(running(name, noted, config))
             ready.append(chassis)
             gc.collect()
             gc.freeze()  # what was made at start stays; to go through it costs milliseconds
@@ -159,7 +171,7 @@ async def _serve(name: str, app: App[C], config: C) -> int:
             await chassis.stopping.wait()
             supervisor.notify(supervisor.STOPPING)
     except asyncio.CancelledError:
-        return 1 if ready else 0
+        return 1 if entered else 0
     except Exception as error:
         log.exception("service.failed", error=str(error))
         return 1

@@ -47,6 +47,9 @@ class ScriptedWorker:
         self.mute = False  # words to the router are lost
         self.silent = False  # no heartbeat, no answer to a question
         self.held: asyncio.Event | None = None  # calls end when it is set
+        self.unread: list[tuple[msgspec.Struct, Callable[[], None]]] | None = (
+            None  # what has come while it reads nothing
+        )
         self.draining = False
         self.obedient = False  # does what `Stop` says, else only hears it
         self.on_stop: Callable[[], object] = lambda: None
@@ -102,12 +105,22 @@ class ScriptedWorker:
     def _receiver(self, kind: type, handler: Callable[[Any], Any]) -> Callable[..., None]:
         unpack = codec.Unpacker(kind)
 
-        def receive(_subject: bytes, reply: bytes, _raw: bytes | None, frame: bytes) -> None:
-            answer = None if self.silent else handler(unpack(frame)[0])
+        def receive(subject: bytes, reply: bytes, raw: bytes | None, frame: bytes) -> None:
+            message = unpack(frame)[0]
+            if self.unread is not None:
+                self.unread.append((message, lambda: receive(subject, reply, raw, frame)))
+                return
+            answer = None if self.silent else handler(message)
             if answer is not None:
                 self.bus.publish(reply, codec.pack(answer))
 
         return receive
+
+    def read_on(self) -> None:
+        """What has come since `unread` was made a list."""
+        unread, self.unread = self.unread or [], None
+        for _, read in unread:
+            read()
 
     def _admits(self, router: str, epoch: int, function: str) -> bool:
         return epoch >= self.fence[0] or ownership.owner(function, self.fence[1]) == router
@@ -200,10 +213,13 @@ class ScriptedWorker:
                 self.leaving.add(instance)
         self._spawn(self.write_route(stop.function, stop.version))
 
-    def _on_invoke(self, _subject: bytes, _reply: bytes, raw: bytes | None, frame: bytes) -> None:
+    def _on_invoke(self, subject: bytes, reply: bytes, raw: bytes | None, frame: bytes) -> None:
         if self.deaf:
             return
         meta, payload = codec.Unpacker(messages.Invoke)(frame)
+        if self.unread is not None:
+            self.unread.append((meta, lambda: self._on_invoke(subject, reply, raw, frame)))
+            return
         self.last_seq[meta.router] = max(self.last_seq[meta.router], meta.seq)
         if not self._admits(meta.router, meta.epoch, meta.function):
             self._refuse(meta, Refusal.STALE)
@@ -307,19 +323,23 @@ class Platform:
         return await self._stack.enter_async_context(running("router", router_app, config))
 
     async def router_process(self, name: str) -> asyncio.subprocess.Process:
-        """A router that can be killed; in service on return."""
-        settings = {key.upper(): str(value) for key, value in self.settings("router").items()}
-        variables = {f"MAYFLY_ROUTER_{key}": value for key, value in (settings | {"NAME": name}).items()}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mayfly_router", env=os.environ | variables, stdout=asyncio.subprocess.DEVNULL
-        )
-        self._stack.push_async_callback(_end, process)
+        """A router that can be killed; one of the members on return."""
+        process = await self.start_router(name)
         async with asyncio.timeout(20):
             while True:
                 with suppress(NoResponders):
                     if name in (await self.state(name))["members"]:
                         return process
                 await asyncio.sleep(0.02)
+
+    async def start_router(self, name: str) -> asyncio.subprocess.Process:
+        settings = {key.upper(): str(value) for key, value in self.settings("router").items()}
+        variables = {f"MAYFLY_ROUTER_{key}": value for key, value in (settings | {"NAME": name}).items()}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "mayfly_router", env=os.environ | variables, stdout=asyncio.subprocess.DEVNULL
+        )
+        self._stack.push_async_callback(_end, process)
+        return process
 
     async def activator(self) -> AsyncExitStack:
         """Close what is returned to stop it."""

@@ -351,3 +351,28 @@ async def test_a_keyed_call_is_answered_whichever_router_has_it(durable: Durable
     again = await mayfly.call(f"fn.{OF_R2}", b"3", **key)
     assert not isinstance(again, CallError)
     assert again["echo"] == answers[0]["echo"]
+
+
+async def test_who_waits_at_a_router_that_leaves_for_the_result_of_another_call_gets_it(durable: Durable) -> None:
+    """SIGTERM while the first of two calls with one key runs: the result goes to the new owner, and the router that
+    leaves stays until it has told it the second one."""
+    mayfly = durable.mayfly
+    worker = await mayfly.worker()
+    leaver = await mayfly.router_process("r2")
+    await mayfly.router("r1")
+    await mayfly.until(lambda state: state["members"] == ["r1", "r2"], "r2")
+    await durable.scripted(OF_R2, max_instances=1, timeout_s=20)
+    worker.held = asyncio.Event()
+    key: dict[str, Any] = {headers.IDEMPOTENCY_KEY: "k"}
+    first = asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"first", **key))
+    await mayfly.until(lambda state: state["functions"][OF_R2]["in_flight"] == 1, "r2")
+    second = asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"second", **key))
+    await mayfly.until(lambda state: state["functions"][OF_R2]["calls"] == 2, "r2")
+    leaver.send_signal(signal.SIGTERM)
+    await mayfly.until(lambda state: state["functions"].get(OF_R2, {}).get("in_flight") == 1, "r1")
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await leaver.wait()  # which it would have done
+    worker.held.set()
+    assert [answer["echo"] for answer in await asyncio.gather(first, second)] == ["first", "first"]
+    assert await leaver.wait() == 0

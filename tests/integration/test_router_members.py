@@ -9,13 +9,15 @@ from time import monotonic
 import pytest
 
 from mayfly_broker.server import EmbeddedServer
+from mayfly_chassis.bus import Reply
 from mayfly_chassis.kv import Bucket
-from mayfly_proto import headers, ownership, records, storage
+from mayfly_proto import codec, headers, ownership, records, storage, subjects
 from mayfly_proto.errors import CallError, ErrorType
+from mayfly_proto.messages import Adopt, Handover, Refusal
 from mayfly_proto.records import Client, RouterMembers
 from mayfly_router.membership import Membership
 from tests.conftest import Connect
-from tests.integration.router_peers import Platform, ScriptedWorker, platform
+from tests.integration.router_peers import Platform, ScriptedWorker, outcome, platform
 
 BOTH = ["r1", "r2"]
 OF_R1, OF_R2 = (next(f"f{k}" for k in range(99) if ownership.owner(f"f{k}", BOTH) == owner) for owner in BOTH)
@@ -82,6 +84,103 @@ async def test_a_router_that_is_told_to_stop_hands_its_queue_over(mayfly: Platfo
     assert sorted(int(answer["echo"]) for answer in answers) == list(range(20))
     assert set(worker.runs.values()) == {1}
     assert worker.most == 1
+
+
+async def test_a_router_that_is_told_to_stop_while_it_joins_keeps_no_call(mayfly: Platform, connect: Connect) -> None:
+    """SIGTERM when it is a member and long before it is ready: calls that were handed to it come back, and run."""
+    await mayfly.activator()
+    worker = await mayfly.worker()
+    await mayfly.router("r1")
+    await asyncio.gather(*(mayfly.deploy(f"g{number}") for number in range(300)))
+    await mayfly.deploy(OF_R2, max_instances=1)
+    worker.held = asyncio.Event()
+    calls = [asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"%d" % k)) for k in range(20)]
+    await mayfly.until(lambda state: state["functions"][OF_R2]["queued"] == 19, "r1")
+    bus = await connect("router")
+    joined = asyncio.Event()
+
+    def changed(_subject: bytes, _reply: bytes, _raw: bytes | None, value: bytes) -> None:
+        if "r2" in records.decode(value, RouterMembers).members:
+            joined.set()
+
+    await bus.subscribe(subjects.kv_feed(storage.ROUTERS) + storage.ROUTER_MEMBERS_KEY, changed)
+    leaver = await mayfly.start_router("r2")
+    await joined.wait()
+    leaver.send_signal(signal.SIGTERM)
+    assert await leaver.wait() == 0
+    await mayfly.until(lambda state: state["functions"].get(OF_R2, {}).get("queued") == 19, "r1")
+    worker.held.set()
+    answers = await asyncio.gather(*calls)
+    assert sorted(int(answer["echo"]) for answer in answers) == list(range(20))
+    assert set(worker.runs.values()) == {1}
+
+
+async def test_a_router_that_leaves_passes_on_what_a_node_refuses_late(mayfly: Platform) -> None:
+    """A node that is behind with reading refuses a call when its router has handed all else over: that one has waited
+    for it, and the call runs by the new owner's order."""
+    await mayfly.activator()
+    worker = await mayfly.worker()
+    leaver = await mayfly.router_process("r2")
+    await mayfly.router("r1")
+    await agree(mayfly, "r1", "r2")
+    await mayfly.deploy(OF_R2)
+    await mayfly.call(f"fn.{OF_R2}", b"warm")
+    unread = worker.unread = []
+    call = asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"late"))
+    await mayfly.until(lambda state: state["functions"][OF_R2]["in_flight"] == 1, "r2")
+    leaver.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        while leaver.returncode is None and not any(isinstance(m, Adopt) and m.router == "r2" for m, _ in unread):
+            await asyncio.sleep(0.01)
+    await worker.reclaim(OF_R2, 1)
+    worker.read_on()
+    assert (await call)["echo"] == "late"
+    assert worker.refusals == {Refusal.BUSY: 1}
+    assert await leaver.wait() == 0
+
+
+async def test_the_last_router_waits_for_those_that_leave_before_it(mayfly: Platform, connect: Connect) -> None:
+    """Two are told to stop at once: a call that the first one hands over when there is no member left gets an error."""
+    router = await mayfly.router_process("r1")
+    await mayfly.deploy("f")
+    bus = await connect("router")
+    bucket = Bucket(bus, storage.ROUTERS)
+    epoch, asked = 0, asyncio.Event()
+
+    def on_ping(_subject: bytes, reply: bytes, _raw: bytes | None, _payload: bytes) -> None:
+        asked.set()
+        bus.publish(reply, b"%d" % epoch)
+
+    await bus.subscribe(subjects.router_ping("r9"), on_ping)
+
+    async def follow(*members: str) -> None:
+        nonlocal epoch
+        entry = await bucket.get(storage.ROUTER_MEMBERS_KEY)
+        assert entry is not None
+        known = records.decode(entry.value, RouterMembers)
+        epoch = known.epoch + 1
+        clients = {name: known.members.get(name, bus.identity) for name in members}
+        await bucket.put(storage.ROUTER_MEMBERS_KEY, records.encode(RouterMembers(epoch=epoch, members=clients)))
+        await mayfly.until(lambda state: state["epoch"] == epoch)
+
+    await bucket.put("r9", records.encode(bus.identity), ttl_s=60)
+    await follow("r1", "r9")
+    await follow("r1")
+    asked.clear()
+    router.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        while router.returncode is None and not asked.is_set():
+            await asyncio.sleep(0.01)
+    answers: asyncio.Queue[Reply] = asyncio.Queue()
+    inbox = mayfly.caller.new_inbox()
+    await mayfly.caller.subscribe(inbox, lambda _s, _r, raw, body: answers.put_nowait(Reply(raw, body)))
+    await mayfly.caller.flush()
+    handover = Handover("f", 0, "i1", inbox, 10_000, epoch=epoch)
+    bus.publish(subjects.router_handover("r1"), codec.pack(handover, b"x"))
+    epoch += 1
+    async with asyncio.timeout(5):
+        assert outcome(await answers.get()).kind is ErrorType.UNAVAILABLE
+    assert await router.wait() == 0
 
 
 async def test_a_router_that_is_killed_is_replaced_within_a_second(mayfly: Platform) -> None:

@@ -24,6 +24,8 @@ from tests.conftest import Connect, Eventually
 
 SERVICE = """
 import asyncio
+import os
+import signal
 from contextlib import asynccontextmanager
 from mayfly_chassis.config import ServiceConfig
 from mayfly_chassis.service import main
@@ -40,6 +42,8 @@ async def app(chassis, config):
         return request.payload
     await chassis.micro.endpoint("echo", "mayfly.api.function.echo", echo)
     chassis.background("fail_when_told", fail_when_told(chassis))
+    if "STOP_EARLY" in os.environ:
+        os.kill(os.getpid(), signal.SIGTERM)  # comes to the loop when it waits next
     try:
         yield
     finally:
@@ -231,6 +235,14 @@ async def test_a_process_that_is_told_to_stop_stops_in_order(
         "service.stopped",
     ]
     assert {event["service"] for event in events} == {"operator"}
+
+
+async def test_a_process_that_is_told_to_stop_before_it_is_ready_stops_in_order(start: Callable[..., Process]) -> None:
+    """Its app is entered, so others may count on it: that it has not said that it is ready changes nothing."""
+    code, errors = await start(STOP_EARLY="1").end()
+    assert code == 0
+    events = [json.loads(line)["event"] for line in errors.splitlines()]
+    assert events == ["service.ready", "service.stopping", "app.exited", "service.stopped"]
 
 
 async def test_a_process_waits_for_the_server_and_can_be_stopped_while_it_does(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import msgspec
 import structlog
@@ -12,7 +12,7 @@ from mayfly_chassis.micro import Request
 from mayfly_chassis.mirror import Mirror
 from mayfly_chassis.service import Chassis
 from mayfly_proto import records, storage, subjects
-from mayfly_router import drains
+from mayfly_router import drains, farewell
 from mayfly_router.catalog import Catalog
 from mayfly_router.config import RouterConfig
 from mayfly_router.dispatch import Dispatch
@@ -40,11 +40,12 @@ _log = structlog.get_logger()
 @asynccontextmanager
 async def app(chassis: Chassis, config: RouterConfig) -> AsyncIterator[None]:
     router = Router(chassis, config)
-    await router.start()
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(router.close)
+        await router.learn()
+        stack.push_async_callback(router.leave)  # also from half-way: the others count on it as soon as it is a member
+        await router.join()
         yield
-    finally:
-        await router.stop()
 
 
 class Router:
@@ -86,7 +87,8 @@ class Router:
             again=events.durable.run_again,
         )
 
-    async def start(self) -> None:
+    async def learn(self) -> None:
+        """What there is; nobody counts on this router yet."""
         bus, name = self._bus, self._config.name
         await bus.subscribe(subjects.router_done(name), self._dispatch.on_done)
         await bus.subscribe(subjects.router_failed(name), self._orders.on_failed)
@@ -99,30 +101,43 @@ class Router:
         for mirror in (self._nodes, self._routes, self._targets, self._catalog):
             await mirror.start()
         bus.on_reconnect(self._on_reconnect)
-        await self._membership.join()
+
+    async def join(self) -> None:
+        """One of the members, and every function that falls to it can be called."""
         self._chassis.background("subscriptions", self._subscriptions.keep())
+        await self._membership.join()
         self._chassis.background("membership", self._membership.keep())
         self._chassis.background("ticker", self._tick())
         await self._subscriptions.complete()
 
-    async def stop(self) -> None:
-        """Give everything to the others; the last router lets those who wait still be served for a while."""
+    async def leave(self) -> None:
+        """Give everything to the others; the last router lets those who wait still be served for a while.
+
+        It goes on hearing until nobody counts on it: the others have taken over, the nodes have seen what it sent, and
+        who waited here for somebody else's result has an answer.
+        """
         with suppress(TimeoutError, BusError):
             async with asyncio.timeout(self._config.drain_s + STOP_S):
-                if len(self.state.members.members) == 1:
+                alone = self.state.members.members.keys() == {self._config.name}
+                if alone:
                     self._subscriptions.close()
                     await self._subscriptions.release()
                     await self._drain()
                     self._holds.release()
                 await self._membership.leave()
                 await self._subscriptions.release()
+                await self._catalog.outlast()
+                await farewell.hear_out(self._bus, self.state, self._dispatch)
+                await self._events.finish(0 if alone else self._config.drain_s)
+
+    async def close(self) -> None:
         for mirror in (self._membership, self._catalog, self._targets, self._routes, self._nodes):
             await mirror.stop()
 
     async def _drain(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_s):
-                while self._events.durable.running or any(f.waiting for f in self.state.awake):  # noqa: ASYNC110
+                while self._events.running or any(f.waiting for f in self.state.awake):  # noqa: ASYNC110
                     await asyncio.sleep(TICK_S)
 
     async def _tick(self) -> None:

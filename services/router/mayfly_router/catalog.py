@@ -10,6 +10,7 @@ for (`State.owned`).
 """
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 
 import structlog
@@ -65,6 +66,7 @@ class Catalog:
         self._versions = Mirror(bus, storage.VERSIONS, self._on_version)
         self._records: dict[str, FunctionRecord] = {}
         self._arriving: set[str] = set()  # ours, and not made yet
+        self._met: set[str] = set()  # routers that were members at some time
         state.make = self._make
 
     async def start(self) -> None:
@@ -80,6 +82,7 @@ class Catalog:
         """The members have changed: give away and take over."""
         state = self._state
         state.members = members
+        self._met |= members.members.keys() - {state.router}
         ours = {name for name in self._records if self._is_ours(name)}
         leaving = [name for name in state.functions if name not in ours]
         self._give_away(leaving)
@@ -90,6 +93,11 @@ class Catalog:
         if state.leaving:
             self._background("let go", self._let_go(members, dict(state.leaving)))
         _log.info("members.changed", epoch=members.epoch, members=sorted(members.members))
+
+    async def outlast(self) -> None:
+        """This router has left. Wait for all others that are there, members or not: one that leaves at the same time
+        hands its calls over to this one until it knows better."""
+        await self._followed(frozenset(self._met), self._state.members.epoch)
 
     def _is_ours(self, name: str) -> bool:
         return ownership.owner(name, self._state.members.members) == self._state.router
@@ -165,14 +173,17 @@ class Catalog:
 
     async def _let_go(self, members: RouterMembers, leaving: dict[str, Function]) -> None:
         """Unsubscribe from what is others' when they have subscribed."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PEERS_S):
-                for peer in members.members.keys() - {self._state.router}:
-                    await self._wait_for(peer, members.epoch)
+        await self._followed(members.members.keys() - {self._state.router}, members.epoch)
         for name, function in leaving.items():
             if self._state.leaving.get(name) is function:
                 del self._state.leaving[name]
         self._subscriptions.changed(leaving)
+
+    async def _followed(self, peers: Collection[str], epoch: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PEERS_S):
+                for peer in peers:
+                    await self._wait_for(peer, epoch)
 
     async def _wait_for(self, peer: str, epoch: int) -> None:
         """Until the peer says that its subscriptions follow this epoch, or is gone."""

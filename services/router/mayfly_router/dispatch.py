@@ -82,7 +82,7 @@ class Dispatch:
         if function.rates is not None and reply and self._too_often(function, call, reply):
             return
         function.calls += 1
-        if special and raw is not None and reply and (key := headers.find(raw, _KEY)):
+        if special and raw is not None and reply and not function.left and (key := headers.find(raw, _KEY)):
             self._keyed(function, call, key)
         else:
             self.enter(function, pool, call, now)

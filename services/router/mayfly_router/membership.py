@@ -67,6 +67,8 @@ class Membership:
     async def leave(self) -> None:
         """Out of the members, so that the others take over; then the lease goes."""
         self._leaving = True
+        if not self._identities:
+            return  # it has not become one; whoever is called so is another
         async with self._turn:
             await self._edit(lambda members: {n: client for n, client in members.items() if n != self._router})
             await self._bucket.delete(self._router)

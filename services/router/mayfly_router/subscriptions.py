@@ -54,6 +54,7 @@ class Subscriptions:
         self._work = asyncio.Event()
         self._complete = asyncio.Event()
         self._released = asyncio.Event()
+        self._released.set()
         self._closing = False
         self._epoch_done = 0  # of the members, as far as this follows it
 
@@ -64,6 +65,7 @@ class Subscriptions:
     def changed(self, names: Iterable[str]) -> None:
         """Have what these functions ask for followed soon, in this order."""
         self._changed |= dict.fromkeys(names)
+        self._released.clear()
         self._work.set()
 
     def members_changed(self, names: Iterable[str]) -> None:
@@ -111,10 +113,8 @@ class Subscriptions:
         self._complete.set()
         outdated, self._outdated = self._outdated, []
         await self._bus.unsubscribe(outdated)
-        if self._closing or not self._held:
+        if not self._changed and (self._closing or not self._held):
             self._released.set()
-        else:
-            self._released.clear()
 
     async def _renew_lot(self) -> None:
         feeds: list[Subscription] = []

@@ -1,11 +1,11 @@
 """Events and durable calls of this router's functions: the parts, put together, and what others need of them."""
 
+import asyncio
 import secrets
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from functools import partial
-
-import structlog
 
 from mayfly_chassis.bus import Bus, Subscription
 from mayfly_chassis.frames import Callback
@@ -16,6 +16,7 @@ from mayfly_router.durable.admission import Admission
 from mayfly_router.durable.cancel import Cancel
 from mayfly_router.durable.claims import Claims
 from mayfly_router.durable.durable import Durable
+from mayfly_router.durable.errands import Errands
 from mayfly_router.durable.intake import Intake
 from mayfly_router.durable.keyed import Keyed
 from mayfly_router.durable.settler import Settler
@@ -23,8 +24,6 @@ from mayfly_router.durable.stored import Stored
 from mayfly_router.function import Function
 from mayfly_router.orders import Background
 from mayfly_router.state import State
-
-_log = structlog.get_logger()
 
 
 class Events:
@@ -38,9 +37,8 @@ class Events:
         background: Background,
         soon: Callable[[Callable[[], None]], object],
     ) -> None:
-        def errand(name: str, work: Coroutine[None, None, None]) -> None:
-            background(name, _alone(name, work))
-
+        self._errands = Errands(background)
+        errand = self._errands.run
         claims, settler = Claims(bus), Settler(bus, errand)
         stored = Stored(bus, settler, errand)
         self.keyed = Keyed(bus, state, dispatch, claims, errand)
@@ -80,6 +78,20 @@ class Events:
         self.durable.release(functions)
         self.keyed.release({function.name for function in functions})
 
+    @property
+    def running(self) -> bool:
+        """Something runs whose outcome is to come here."""
+        return bool(self.durable.running or self.keyed.running)
+
+    async def finish(self, limit_s: float) -> None:
+        """Nothing new comes: see to the end what is under way. Who waits for a result that somebody else keeps, and
+        does not come in that time, gets an error."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._errands.over()
+        self.keyed.give_up()
+        await self._errands.over()
+
     def reconnected(self) -> None:
         self._intake.reconnected()
 
@@ -94,11 +106,3 @@ class Events:
     def every_second(self, now: float) -> None:
         self.durable.look_for_lost(now)
         self.keyed.tick(now)
-
-
-async def _alone(name: str, errand: Coroutine[None, None, None]) -> None:
-    """For one call or event: whatever is wrong with it, the others are not to blame."""
-    try:
-        await errand
-    except Exception:  # noqa: BLE001 - as said
-        _log.exception("errand.broke", errand=name)

@@ -51,6 +51,15 @@ class Keyed:
         self._claims = found
         self._background = background
         self._running: dict[str, Waiting] = {}  # by subject of the result
+        self._given_up = False
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def give_up(self) -> None:
+        """Nobody waits here any longer for what another router keeps."""
+        self._given_up = True
 
     def enter(self, function: Function, call: Call, key: bytes) -> None:
         """A call with that key has come."""
@@ -130,7 +139,7 @@ class Keyed:
                 self._background("keyed wait", self._wait(subject, others, waiting.deadline + GRACE_S))
 
     async def _wait(self, subject: str, others: list[str], deadline: float) -> None:
-        while self._state.clock() <= deadline:
+        while self._state.clock() <= deadline and not self._given_up:
             with suppress(BusError):
                 found = await self._claims.read(_key(subject))
                 if found is None:
