@@ -155,7 +155,8 @@ class Adopt(_Message, frozen=True):
     """router → ``mayfly.node.<node>.adopt``, a request: from this epoch on these are the routers.
 
     The worker works out by `ownership.owner` which functions are this router's, hands it their calls, and refuses
-    frames of an older epoch from any other router.
+    frames of an older epoch from any other router. A router that leaves asks as well, with members it is not one of:
+    what the node refused of its frames is said before the answer.
     """
 
     router: str

@@ -197,6 +197,18 @@ async def test_new_owner_adopts_running_calls_under_numbers_of_its_own(start_nod
     assert old.finished == []
 
 
+async def test_a_router_that_leaves_has_heard_what_was_refused_when_it_has_asked(start_node: StartNode) -> None:
+    """Nothing is its own any more, so nothing is handed to it; and of its frames before the question none is open."""
+    leaver = await start_node()
+    await leaver.up("hello")
+    leaver.send("hello")
+    leaver.send("elsewhere")
+    leaver.epoch = 2
+    answer = await leaver.adopt(["r2"])
+    assert leaver.refused == [(2, "busy")]
+    assert (answer.last_seq, answer.calls, answer.instances) == (2, [], [])
+
+
 async def test_code_cache_is_bounded_and_spares_what_is_in_use(start_node: StartNode, tmp_path: Path) -> None:
     """The least recently used package goes; an instance keeps its files."""
     driver = await start_node(cache_mb=1)

@@ -14,4 +14,4 @@ class RouterConfig(ServiceConfig):
     name: Annotated[str, AfterValidator(names.check_node)] = "r1"
     wait_s: float = Field(10.0, ge=0, le=3600)  # a call's default deadline is the function's timeout and this
     backlog_mb: int = Field(256, ge=1)  # payloads that wait, over all functions
-    drain_s: float = Field(5.0, ge=0)  # at the end, for calls that wait, when there is no other router
+    drain_s: float = Field(5.0, ge=0)  # at the end, for calls that wait here
