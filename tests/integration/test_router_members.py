@@ -342,6 +342,24 @@ async def test_many_that_write_the_members_at_once_all_get_in(connect: Connect) 
         await membership.stop()
 
 
+async def test_a_router_whose_joining_is_broken_off_is_no_member_once_it_has_left(connect: Connect) -> None:
+    """Wherever it was: also when its own word that it is one had been sent and not been stored."""
+    bus = await connect("router")
+    bucket = Bucket(bus, storage.ROUTERS)
+    for steps in range(0, 120, 2):
+        membership = Membership(bus, "r1", lambda _: None)
+        joining = asyncio.create_task(membership.join())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        joining.cancel()
+        await asyncio.wait({joining})
+        await membership.leave()
+        await membership.stop()
+        await bus.flush()
+        entry = await bucket.get(storage.ROUTER_MEMBERS_KEY)
+        assert entry is None or not records.decode(entry.value, RouterMembers).members
+
+
 async def test_a_joining_router_leaves_out_who_is_gone(mayfly: Platform, connect: Connect) -> None:
     """Members of a former life, of whom nobody listens any more, own nothing."""
     bus = await connect("router")

@@ -70,7 +70,8 @@ class Membership:
         if not self._identities:
             return  # it has not become one; whoever is called so is another
         async with self._turn:
-            await self._edit(lambda members: {n: client for n, client in members.items() if n != self._router})
+            # Always a new epoch: a write of oneself as a member that is under way (joining was broken off) is too late.
+            await self._edit(self._others, always=True)
             await self._bucket.delete(self._router)
 
     async def stop(self) -> None:
@@ -92,6 +93,9 @@ class Membership:
     def check(self) -> None:
         """Look at everything now rather than at the next turn."""
         self._work.set()
+
+    def _others(self, members: dict[str, Client]) -> dict[str, Client]:
+        return {name: client for name, client in members.items() if name != self._router}
 
     def _changed(self, key: str, value: bytes | None) -> None:
         if key == storage.ROUTER_MEMBERS_KEY:
@@ -143,13 +147,14 @@ class Membership:
             lambda members: {n: client for n, client in members.items() if n not in dead} | {self._router: identity}
         )
 
-    async def _edit(self, change: Callable[[dict[str, Client]], dict[str, Client]]) -> None:
-        """Compare-and-set until it is written or there is nothing to write."""
+    async def _edit(self, change: Callable[[dict[str, Client]], dict[str, Client]], *, always: bool = False) -> None:
+        """Compare-and-set until it is written or, unless it is to be a new epoch ``always``, there is nothing to
+        write."""
         while True:
             entry = await self._bucket.get(storage.ROUTER_MEMBERS_KEY)
             before = NOBODY if entry is None else records.decode(entry.value, RouterMembers)
             after = change(before.members)
-            if after == before.members:
+            if after == before.members and not always:
                 self._adopt(before)
                 return
             epoch = max(before.epoch, self._members.epoch) + 1  # even if the bucket was made anew
