@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -13,10 +13,19 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance import outside
+from tests.acceptance.docker_engine import Engine, NoEngine
+
 MAYFLY = Path(sys.executable).with_name("mayfly")
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
+GROUPS = {"mortal": "mortal", "granting": "granting", "engine": "chaos"}  # tests by fixture
+ACCESS = """
+trigger_subjects = ["orders.>", "parcels.>", "sensors.>"]
+publish_subjects = ["alerts.>"]
+object_buckets = ["uploads"]
+"""
 
 
 @dataclass
@@ -111,15 +120,52 @@ def running(folder: Path, *flags: str, environ: Mapping[str, str] = NO_SETTINGS)
         stop(platform)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """One for all tests (of a test process) that break nothing."""
     with running(tmp_path_factory.mktemp("platform"), "--node-memory", "16384") as platform:
         yield platform
 
 
-@pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """One for each module that kills services."""
+@pytest.fixture(scope="package")
+def wounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with running(tmp_path_factory.mktemp("mortal"), "--node-memory", "4096") as platform:
         yield platform
+
+
+@pytest.fixture
+async def mortal(wounded: Platform) -> Platform:
+    """One for all tests that kill services; each of them finds it whole."""
+    await outside.until(lambda: outside.whole(wounded), timeout=START_TIMEOUT_S)
+    return wounded
+
+
+@pytest.fixture(scope="package")
+def granting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """One whose functions may touch some of the user's own subjects and buckets."""
+    folder = tmp_path_factory.mktemp("granting")
+    (folder / "data").mkdir(mode=0o700)
+    (folder / "data" / "access.toml").write_text(ACCESS)
+    with running(folder, "--node-memory", "4096") as platform:
+        yield platform
+
+
+@pytest.fixture(scope="package")
+def engine() -> Iterator[Engine]:
+    """A Docker engine for all tests that start containers."""
+    with ExitStack() as stack:
+        try:
+            engine = stack.enter_context(Engine())
+        except NoEngine as error:
+            pytest.skip(f"no Docker engine can be had here: {error}")
+        yield engine
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist looks at marks in this hook too
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes seconds to start is started by one test process only; a cluster of containers takes its turn with the
+    storms, each of which wants the machine for itself."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.path.is_relative_to(Path(__file__).parent):
+            for fixture in GROUPS.keys() & set(item.fixturenames):
+                item.add_marker(pytest.mark.xdist_group(GROUPS[fixture]))

@@ -88,11 +88,6 @@ class Engine:
         }
         return {**os.environ, **own}
 
-    @property
-    def command_inside(self) -> list[str]:
-        """To be put before a command that is to be run in the containers' network."""
-        return ["nsenter", f"--net={self._namespace('net')}"]
-
     def docker(self, *arguments: str | Path) -> str:
         return self.run("docker", *arguments)
 

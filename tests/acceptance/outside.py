@@ -108,6 +108,16 @@ def nodes(platform: Any) -> list[dict[str, Any]]:
     return found
 
 
+def whole(platform: Any) -> bool:
+    """Every service runs, and those answer without which no test begins."""
+    try:
+        listed = manage(platform, "GET", "functions").code == 200
+        up = [node["state"] for node in nodes(platform)] == ["up"]
+    except (OSError, KeyError, TypeError):  # the gateway is away, or what it asks
+        return False
+    return listed and up and all(alive(entry["pid"]) for entry in platform.services())
+
+
 async def until(condition: Callable[[], object], timeout: float = 20, every: float = 0.05) -> Any:
     """Wait for a condition that the platform must reach by itself; returns what made it true."""
     deadline = time.monotonic() + timeout

@@ -5,31 +5,15 @@ import base64
 import hashlib
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import nats
 import pytest
 from nats.js.api import StreamConfig
 
 from tests.acceptance import outside
-from tests.acceptance.conftest import Platform, running
+from tests.acceptance.conftest import Platform
 from tests.acceptance.witness import RAISE, Run, Word, letters, outcome, publish, witness
-
-ACCESS = """
-trigger_subjects = ["orders.>", "sensors.>"]
-publish_subjects = ["alerts.>"]
-object_buckets = ["uploads"]
-"""
-
-
-@pytest.fixture(scope="module")
-def granting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """A platform whose functions may touch some of the user's own."""
-    folder = tmp_path_factory.mktemp("granting")
-    (folder / "data").mkdir()
-    (folder / "data" / "access.toml").write_text(ACCESS)
-    with running(folder, "--node-memory", "4096") as platform:
-        yield platform
 
 
 async def operator(platform: Platform) -> nats.NATS:

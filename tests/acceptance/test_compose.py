@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -14,9 +14,9 @@ from mayfly_chassis.errors import Unauthorized, Untrusted
 from mayfly_chassis.history import History
 from mayfly_proto import storage, subjects
 from tests.acceptance.compose_cluster import IMAGE, Cluster, Load
-from tests.acceptance.docker_engine import Engine, NoEngine
+from tests.acceptance.docker_engine import Engine
 
-pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 UPGRADED = ("registry", "activator", "scaler-1", "scaler-2", "router-1", "router-2", "worker-1", "worker-2")
 
@@ -45,16 +45,6 @@ SEEN = """
 def handler(event, context):
     context.publish("event.seen", context.invocation)
 """
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with ExitStack() as stack:
-        try:
-            engine = stack.enter_context(Engine())
-        except NoEngine as error:
-            pytest.skip(f"no Docker engine can be had here: {error}")
-        yield engine
 
 
 @pytest.fixture(scope="module")

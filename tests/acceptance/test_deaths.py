@@ -22,7 +22,7 @@ TIMEOUT_S = 5  # the function's; a call's deadline is ten seconds more
 
 @pytest.fixture
 async def busy(mortal: Any) -> Any:
-    """A platform of this module's own, with warm instances to keep busy."""
+    """With warm instances to keep busy."""
     outside.deploy(mortal, "slow", SLOW, timeout=TIMEOUT_S, memory=32, max_instances=CALLS, activation="eager")
     async with outside.client(mortal.nats) as connection:
         await asyncio.gather(*(outside.call(connection, "slow", b"0.3") for _ in range(CALLS)))

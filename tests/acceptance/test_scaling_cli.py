@@ -187,7 +187,7 @@ async def test_a_drained_node_is_empty_and_comes_back(tmp_path: Path) -> None:
         await outside.until(lambda: "  leader  lead  " in platform.cli("scaler", "log").stdout)  # it starts last
         async with calling(platform, "steady"):
             for node, other in (("n1", "n2"), ("n2", "n1")):
-                drained = platform.cli("drain", node, "--why", "new disk", "--wait")
+                drained = await asyncio.to_thread(platform.cli, "drain", node, "--why", "new disk", "--wait")
                 assert drained.stdout.splitlines()[-1] == f"{node} is empty"
                 row = row_of(platform, node)
                 assert row is not None

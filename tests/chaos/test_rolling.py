@@ -1,63 +1,74 @@
 """Everything is restarted, one after the other, and the workers are upgraded, under a steady load: no call fails."""
 
+import asyncio
 import importlib.metadata
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import nats
 import pytest
 
 from tests.acceptance import outside
 from tests.acceptance.conftest import Platform
-from tests.chaos.pairs import SERVICES, operating, pairs
+from tests.chaos.pairs import SERVICES, Pairs, operating, pairs
 from tests.chaos.rolling import HEARD, Load, deploy, steady
 from tests.chaos.witness import Witness, witness
 
 NEWER = "99.0"
 
+pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.timeout(300)]
 
-@pytest.mark.xdist_group("chaos")
-@pytest.mark.timeout(300)
-@pytest.mark.invariant("S23")
-async def test_no_call_fails_while_everything_is_restarted(tmp_path: Path) -> None:
-    """Two of each service and two nodes; each is told to stop and comes back, while calls and events go on."""
-    with pairs(tmp_path) as both:
+
+@dataclass(frozen=True)
+class Rolling:
+    both: Pairs
+    operator: nats.NATS
+    load: Load
+
+
+@asynccontextmanager
+async def under_load(folder: Path) -> AsyncIterator[Rolling]:
+    """Two of each service and two nodes; calls and events go on inside the block, and all are judged after it."""
+    with pairs(folder) as both:
         platform = both.platform
         async with operating(platform) as operator, outside.client(platform.nats) as client, witness() as told:
             await both.ready(operator)
             deploy(platform, told)
             async with steady(platform, both.gateways, client) as load:
-                for service in SERVICES:
-                    await both.restart_all(operator, service)
+                yield Rolling(both, operator, load)
             await heard(load, told)
-        judge(load)
+    judge(load)
 
 
-@pytest.mark.xdist_group("chaos")
-@pytest.mark.timeout(300)
+@pytest.mark.invariant("S23")
+async def test_no_call_fails_while_everything_is_restarted(tmp_path: Path) -> None:
+    """Each process is told to stop and comes back, one after the other."""
+    async with under_load(tmp_path) as rolling:
+        for service in SERVICES:
+            await rolling.both.restart_all(rolling.operator, service)
+
+
 @pytest.mark.invariant("S23")
 async def test_no_call_fails_while_workers_are_upgraded(tmp_path: Path) -> None:
     """A node with a newer Mayfly joins, the old ones are drained: all that was there goes over to it."""
-    with pairs(tmp_path) as both:
-        platform = both.platform
-        async with operating(platform) as operator, outside.client(platform.nats) as client, witness() as told:
-            await both.ready(operator)
-            deploy(platform, told)
-            async with steady(platform, both.gateways, client) as load:
-                worker = newer_worker(both.platform.data, platform.nats, tmp_path / "newer")
-                try:
-                    await outside.until(lambda: NEWER in versions(platform), timeout=60)
-                    for old in ("n1", "n2"):
-                        platform.cli("drain", old, "--wait")
-                    assert {row["node"] for row in outside.instances(platform, "rolling-warm")} == {"n9"}
-                finally:
-                    for old in ("n1", "n2"):
-                        platform.cli("undrain", old)
-                    worker.terminate()
-                    assert worker.wait(timeout=90) == 0
-            await heard(load, told)
-        judge(load)
+    async with under_load(tmp_path) as rolling:
+        platform = rolling.both.platform
+        worker = newer_worker(platform.data, platform.nats, tmp_path / "newer")
+        try:
+            await outside.until(lambda: NEWER in versions(platform), timeout=60)
+            for old in ("n1", "n2"):
+                await asyncio.to_thread(platform.cli, "drain", old, "--wait")
+            assert {row["node"] for row in outside.instances(platform, "rolling-warm")} == {"n9"}
+        finally:
+            for old in ("n1", "n2"):
+                await asyncio.to_thread(platform.cli, "undrain", old)
+            worker.terminate()
+            assert await asyncio.to_thread(worker.wait, 90) == 0
 
 
 async def heard(load: Load, told: Witness) -> None:
