@@ -108,6 +108,7 @@ def _warm(memory: Sequence[Memory]) -> int:
 
 
 async def replay(platform: Platform, *, minutes: int, speed: float, samples: int = 20) -> Result:
+    await outside.until(lambda: "scaler" in _resident(platform))  # it starts last, when all others are ready
     rates, published, memory = read_rates(), Published(), [_resident(platform)]
     pairs = timed(rates, minutes=minutes, speed=speed)
     async with witness() as told, outside.client(platform.nats) as client:

@@ -25,11 +25,9 @@ SHORT_S = 0.3
 async def slow(server: EmbeddedServer) -> AsyncIterator[EmbeddedServer]:
     """A server that is not running, and takes more than a second for its next stop."""
     connection = await nats.connect(server.url, user=OPERATOR, password=server.passwords[OPERATOR])
-    for number in range(CONSUMERS):
-        await connection.jetstream().add_consumer(
-            storage.EVENTS,
-            ConsumerConfig(durable_name=f"c{number}", filter_subject=subjects.event(f"slow.{number}")),
-        )
+    stream, numbers = connection.jetstream(timeout=30), range(CONSUMERS)
+    configs = [ConsumerConfig(durable_name=f"c{n}", filter_subject=subjects.event(f"slow.{n}")) for n in numbers]
+    await asyncio.gather(*(stream.add_consumer(storage.EVENTS, config) for config in configs))
     await connection.close()
     server.kill()
     yield server

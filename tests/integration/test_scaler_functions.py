@@ -13,7 +13,8 @@ from mayfly_chassis import jetstream
 from mayfly_chassis.kv import Bucket
 from mayfly_proto import messages, records, storage, subjects
 from mayfly_proto.records import FunctionLoad, FunctionTarget, Learned, Provisioned, ScaleOn, VersionLoad
-from mayfly_scaler.functions import function
+from mayfly_scaler import reports
+from mayfly_scaler.functions import function, minimum
 from tests.conftest import Eventually
 from tests.integration.scaler_driver import World, world
 
@@ -143,16 +144,17 @@ async def test_instances_are_provisioned_by_the_clock(mayfly: World) -> None:
 
 
 @pytest.mark.invariant("I33")
-@pytest.mark.timeout(90)
 async def test_silence_takes_nothing_away(mayfly: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A floor stands while its router's reports do not get through, however long; it falls when they say so."""
     monkeypatch.setattr(function, "FLOOR_S", 1.0)  # for which it stands anyway
+    monkeypatch.setattr(minimum, "AVERAGE_S", 1.0)
+    monkeypatch.setattr(reports, "STALE_S", 1.0)
     await mayfly.deploy()
     mayfly.functions["hello"] = FunctionLoad(in_flight=9, ready=9, cold_ms=COLD)
     await mayfly.scaler()
-    await mayfly.until(lambda target: target.minimum == 12, timeout_s=30)  # 9 and √9
+    await mayfly.until(lambda target: target.minimum == 12)  # 9 and √9
     mayfly.reporting = False
-    await asyncio.sleep(6)  # twice what makes a report stale
+    await asyncio.sleep(3)  # three times what makes a report stale
     assert (await mayfly.target()).minimum == 12
     mayfly.functions["hello"] = FunctionLoad(ready=12, cold_ms=COLD)
     mayfly.reporting = True
@@ -201,9 +203,12 @@ async def cluster(mayfly: World, nodes: int = 1) -> None:
         await mayfly.deploy(name, memory_mb=100, reserved=3 if name == "sure" else 0)
 
 
-async def test_a_full_cluster_is_shared_out(mayfly: World, eventually: Eventually) -> None:
+async def test_a_full_cluster_is_shared_out(
+    mayfly: World, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who wants more than there is gets what the others leave; they are not named, and may go on ordering. When it is
     full no longer, nothing is said."""
+    monkeypatch.setattr(function, "DEMAND_S", 1.0)
     await cluster(mayfly)
     mayfly.functions["greedy"] = FunctionLoad(in_flight=7, queued=40, ready=7)
     mayfly.functions["small"] = FunctionLoad(in_flight=2, ready=2)
@@ -212,7 +217,7 @@ async def test_a_full_cluster_is_shared_out(mayfly: World, eventually: Eventuall
     mayfly.functions["sure"] = FunctionLoad(queued=9)
     await eventually(lambda: mayfly.shares[-1].shares == {"greedy": 2, "sure": 5}, timeout_s=10)
     mayfly.functions = {"small": FunctionLoad(in_flight=2, ready=2)}
-    await asyncio.sleep(7)  # until the peak of the last seconds has passed
+    await asyncio.sleep(3)  # until the peak of the last second has passed
     said = len(mayfly.shares)
     await asyncio.sleep(2)
     assert len(mayfly.shares) == said
