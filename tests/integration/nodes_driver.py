@@ -22,6 +22,7 @@ from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.records import Decision, NodeLease, NodeLoad, NodeTarget
 from mayfly_scaler.app import app
 from mayfly_scaler.config import ScalerConfig
+from tests.integration.processes import end
 from tests.integration.worker_driver import until
 
 NODE_MB = 1000
@@ -204,7 +205,7 @@ class Cluster:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mayfly_scaler", env=os.environ | settings, stderr=asyncio.subprocess.DEVNULL
         )
-        self._stack.push_async_callback(_killed, process)
+        self._stack.push_async_callback(end, process)
         before = sum(decision.action == "lead" for decision in self.decisions)
         await until(lambda: sum(d.action == "lead" for d in self.decisions) > before, timeout_s=20)
         return process
@@ -253,12 +254,6 @@ class Cluster:
         bus = await Bus.connect(self._server.url, name=f"test-{role}", role=role, user=role, password=password)
         self._stack.push_async_callback(bus.close)
         return bus
-
-
-async def _killed(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
 
 
 @asynccontextmanager

@@ -28,6 +28,7 @@ from mayfly_proto import codec, errors, headers, messages, ownership, records, s
 from mayfly_proto.messages import Refusal
 from mayfly_router.app import app as router_app
 from mayfly_router.config import RouterConfig
+from tests.integration.processes import end
 
 HEARTBEAT_S = 0.1
 RENEW_EVERY = 30  # heartbeats
@@ -338,7 +339,7 @@ class Platform:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mayfly_router", env=os.environ | variables, stdout=asyncio.subprocess.DEVNULL
         )
-        self._stack.push_async_callback(_end, process)
+        self._stack.push_async_callback(end, process)
         return process
 
     async def activator(self) -> AsyncExitStack:
@@ -400,12 +401,6 @@ class Platform:
                     if holds(await self.state(router)):
                         return
                 await asyncio.sleep(0.01)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
 
 
 def outcome(reply: Reply) -> Any:

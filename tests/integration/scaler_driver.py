@@ -21,6 +21,7 @@ from mayfly_proto import codec, messages, records, storage, subjects
 from mayfly_proto.records import Decision, FunctionLoad, FunctionTarget, NodeLease, NodeLoad, ScalerLease, Shares
 from mayfly_scaler.app import app
 from mayfly_scaler.config import ScalerConfig
+from tests.integration.processes import end
 
 REPORT_S = 0.2
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class World:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mayfly_scaler", env=os.environ | variables, stdout=asyncio.subprocess.DEVNULL
         )
-        self._stack.push_async_callback(_end, process)
+        self._stack.push_async_callback(end, process)
         before = await self._running()
         async with asyncio.timeout(20):
             while await self._running() <= before:
@@ -180,12 +181,6 @@ def _keeping(kept: list[T], kind: type[T]) -> Callable[[bytes, bytes, bytes | No
         kept.append(records.decode(payload, kind))
 
     return keep
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
 
 
 @asynccontextmanager

@@ -1,25 +1,16 @@
 """A real activator on a real server: orders placed on scripted nodes."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from mayfly_activator import sweeper
-from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.kv import Bucket
 from mayfly_proto import codec, errors, records, storage, subjects
 from mayfly_proto.messages import Activate, Activated, Refusal
 from mayfly_proto.records import Route
-from tests.integration.router_peers import Platform, platform
-
-
-@pytest.fixture
-async def mayfly(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Platform]:
-    async with platform(server, tmp_path) as mayfly:
-        yield mayfly
+from tests.integration.router_peers import Platform
 
 
 async def order(bus: Bus, number: int, *, memory_mb: int = 100, epoch: int = 1, prefix: str = "i") -> Activated:

@@ -32,6 +32,7 @@ from mayfly_registry.store import Store
 from mayfly_registry.upkeep import Upkeep
 from mayfly_registry.wiring import Wiring
 from tests.conftest import Connect
+from tests.integration.processes import end
 from tests.integration.registry_driver import consumers, schedules
 
 SOURCE = b"def handler(event, context):\n    return event\n"
@@ -225,9 +226,7 @@ async def test_killed_registry_leaves_something_visible_broken(
         try:
             await deploy_and_kill(gateway, process, number, data)
         finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+            await end(process)
     store = Store(bus)
     for row in await Queries(store).functions():
         data = await store.code.get((await store.spec(row.name, row.version)).package.sha256)

@@ -1,23 +1,12 @@
 """Calls through a real router and a real activator, on a real NATS server, to a scripted worker."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import pytest
-
-from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.kv import Bucket
 from mayfly_proto import headers, storage, subjects
 from mayfly_proto.errors import ErrorType
 from tests.conftest import Eventually
-from tests.integration.router_peers import Platform, platform
-
-
-@pytest.fixture
-async def mayfly(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Platform]:
-    async with platform(server, tmp_path) as mayfly:
-        yield mayfly
+from tests.integration.router_peers import Platform
 
 
 async def test_first_call_starts_an_instance_and_the_second_uses_it(mayfly: Platform) -> None:

@@ -1,23 +1,14 @@
 """Nodes that are to be empty, on a real server: their owners move what must be ready, and nobody's call suffers."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mayfly_broker.server import EmbeddedServer
 from mayfly_proto.errors import CallError
 from tests.conftest import Eventually
-from tests.integration.router_peers import Platform, ScriptedWorker, platform
+from tests.integration.router_peers import Platform, ScriptedWorker
 from tests.integration.test_router_members import OF_R2, agree
-
-
-@pytest.fixture
-async def mayfly(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Platform]:
-    async with platform(server, tmp_path) as mayfly:
-        yield mayfly
 
 
 async def node(mayfly: Platform, name: str, **fields: Any) -> ScriptedWorker:

@@ -19,7 +19,7 @@ from mayfly_proto import headers, storage, subjects
 from mayfly_proto.errors import CallError
 from mayfly_proto.records import Batch, Package, Retries, Trigger, VersionSpec
 from mayfly_registry.wiring import Wiring
-from tests.integration.router_peers import Platform, platform
+from tests.integration.router_peers import Platform
 from tests.integration.test_router_members import OF_R2, agree
 from tests.integration.worker_driver import Driver, node, until
 
@@ -100,11 +100,10 @@ class Durable:
 
 
 @pytest.fixture
-async def durable(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Durable]:
+async def durable(mayfly: Platform) -> Durable:
     """Without routers and workers."""
-    async with platform(server, tmp_path) as mayfly:
-        await mayfly.activator()
-        yield Durable(mayfly, await mayfly.connect("registry"), await mayfly.connect("operator"))
+    await mayfly.activator()
+    return Durable(mayfly, await mayfly.connect("registry"), await mayfly.connect("operator"))
 
 
 @pytest.fixture
@@ -317,13 +316,13 @@ async def test_a_worker_that_dies_costs_an_attempt(durable: Durable) -> None:
     mayfly = durable.mayfly
     worker = await mayfly.worker("n1")
     await mayfly.router()
-    await durable.scripted("f", max_instances=1)
+    await durable.scripted("f", max_instances=2)
     worker.held = asyncio.Event()
     call = await durable.call("f", b"x")
     await mayfly.until(lambda state: state["functions"]["f"]["in_flight"] == 1)
     await mayfly.worker("n2")
     await worker.die()
-    assert json.loads(await durable.result(call, "f"))["attempt"] == 2
+    assert json.loads(await durable.result(call, "f", timeout_s=8))["attempt"] == 2
     await durable.done(storage.ASYNC, "f")
 
 

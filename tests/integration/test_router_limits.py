@@ -1,19 +1,16 @@
 """A full cluster, waits that are too long and calls that come too often, through a real router on a real server."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.bus import Bus
 from mayfly_proto import codec, headers, messages, ownership, records, subjects
 from mayfly_proto.errors import CallError, ErrorType
 from mayfly_proto.records import Shares
 from tests.conftest import Eventually
-from tests.integration.router_peers import Platform, ScriptedWorker, outcome, platform
+from tests.integration.router_peers import Platform, ScriptedWorker, outcome
 
 MB = 128
 OF_R2 = next(f"f{n}" for n in range(99) if ownership.owner(f"f{n}", ["r1", "r2"]) == "r2")
@@ -38,11 +35,11 @@ class Scaler:
 
 
 @pytest.fixture
-async def mayfly(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Platform]:
-    async with platform(server, tmp_path) as mayfly:
-        await mayfly.router()
-        await mayfly.activator()
-        yield mayfly
+async def mayfly(mayfly: Platform) -> Platform:
+    """With a router and an activator."""
+    await mayfly.router()
+    await mayfly.activator()
+    return mayfly
 
 
 @pytest.fixture

@@ -1,30 +1,21 @@
 """What the scaler wants, seen to by routers on a real server, with nobody to answer as the scaler."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.kv import Bucket
 from mayfly_proto import codec, messages, records, storage, subjects
 from mayfly_proto.errors import CallError
 from mayfly_proto.records import FunctionLoad, FunctionTarget, RouterLoad
 from tests.conftest import Eventually
-from tests.integration.router_peers import Platform, ScriptedWorker, platform
+from tests.integration.router_peers import Platform, ScriptedWorker
 from tests.integration.test_router_members import OF_R2, agree
 
 FIXED = 60.0
-
-
-@pytest.fixture
-async def mayfly(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Platform]:
-    async with platform(server, tmp_path) as mayfly:
-        yield mayfly
 
 
 class Scaler:

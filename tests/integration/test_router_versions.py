@@ -1,22 +1,13 @@
 """New versions, rollbacks and deletions while calls wait and run."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.errors import NoResponders
 from mayfly_proto.errors import ErrorType
 from tests.conftest import Eventually
-from tests.integration.router_peers import Platform, ScriptedWorker, platform
-
-
-@pytest.fixture
-async def mayfly(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Platform]:
-    async with platform(server, tmp_path) as mayfly:
-        yield mayfly
+from tests.integration.router_peers import Platform, ScriptedWorker
 
 
 async def held(mayfly: Platform, **fields: object) -> ScriptedWorker:

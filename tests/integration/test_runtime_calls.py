@@ -1,12 +1,9 @@
 """What a handler is given, and what becomes of what it returns, raises and prints."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from mayfly_proto import headers
-from tests.integration.runtime_driver import Node, running_node
+from tests.integration.runtime_driver import Node
 
 ECHO = "def handler(event, context):\n    return [type(event).__name__, event if not isinstance(event, bytes) else 0]\n"
 JSON = headers.block({"Content-Type": "application/json; charset=utf-8"})
@@ -21,12 +18,6 @@ HTTP = headers.block(
         "Mayfly-Timeout-Ms": "5",
     }
 )
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    async with running_node(tmp_path) as node:
-        yield node
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """Events and batches as handlers see them."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +9,7 @@ import pytest
 from mayfly_proto import headers
 from mayfly_proto.records import Batch
 from tests.conftest import Eventually
-from tests.integration.runtime_driver import Instance, Node, running_node
+from tests.integration.runtime_driver import Instance, Node
 
 SHOWN = """
     import dataclasses
@@ -19,12 +17,6 @@ SHOWN = """
         return [event, context.event and dataclasses.asdict(context.event)]
 """
 BATCH: dict[str, Any] = {"batch": Batch()}
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    async with running_node(tmp_path) as node:
-        yield node
 
 
 async def shown(node: Node, payload: bytes, fields: dict[str, str] | None) -> tuple[Any, Any]:

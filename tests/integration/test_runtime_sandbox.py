@@ -6,13 +6,12 @@ These tests need root, as a node does that runs other people's functions.
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.runtime_driver import Node, running_node
+from tests.integration.runtime_driver import Node
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="uids and mounts need root")
 
@@ -25,12 +24,6 @@ TRY = """
         except (OSError, ImportError) as error:
             return f"{type(error).__name__} {getattr(error, 'errno', '')}"
 """
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    async with running_node(tmp_path) as node:
-        yield node
 
 
 async def tried(node: Node, source: str, event: object = None, **spec: Any) -> Any:

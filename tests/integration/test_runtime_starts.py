@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,6 @@ from tests.conftest import Eventually
 from tests.integration.runtime_driver import Node, running_node
 
 HELLO = "def handler(event, context): return 'hello'"
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    async with running_node(tmp_path) as node:
-        yield node
 
 
 async def test_phases_are_not_told(node: Node) -> None:

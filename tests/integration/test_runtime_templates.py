@@ -4,13 +4,12 @@ import asyncio
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Eventually
-from tests.integration.runtime_driver import Instance, Node, running_node
+from tests.integration.runtime_driver import Instance, Node
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="templates need mounts, and those root")
 
@@ -19,12 +18,6 @@ import os, random, tempfile, time
 time.sleep(0.05)
 IMPORTED = time.monotonic_ns()
 """
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    async with running_node(tmp_path) as node:
-        yield node
 
 
 async def siblings(node: Node, eventually: Eventually, source: str, **spec: int) -> tuple[Instance, Instance]:

@@ -2,23 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from mayfly_broker.server import EmbeddedServer
 from mayfly_proto import codec, messages, subjects
-from tests.conftest import Connect
-from tests.integration.worker_driver import ECHO, NODE, Driver, node, until
+from tests.integration.conftest import StartNode
+from tests.integration.worker_driver import ECHO, NODE, Driver, until
 
 
 @pytest.fixture
-async def driver(server: EmbeddedServer, connect: Connect, tmp_path: Path) -> AsyncIterator[Driver]:
-    driver = Driver(await connect("operator"))
-    await driver.listen()
-    async with node(server, tmp_path):
-        yield driver
+async def driver(start_node: StartNode) -> Driver:
+    return await start_node()
 
 
 async def test_first_call_is_cold_and_the_next_is_warm(driver: Driver) -> None:

@@ -2,34 +2,17 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from mayfly_broker.server import EmbeddedServer
 from mayfly_proto.messages import Drained, Refusal
-from tests.conftest import Connect
 from tests.integration.worker_driver import NODE, Driver, node, until
 from tests.integration.worker_process import WorkerProcess
 
 SLEEP = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return 'slept'\n"
 SPIN = "def handler(event, context):\n    while True: pass\n"
-
-
-@pytest.fixture
-async def driver(connect: Connect) -> Driver:
-    driver = Driver(await connect("operator"))
-    await driver.listen()
-    return driver
-
-
-@pytest.fixture
-async def worker_process(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[WorkerProcess]:
-    worker = WorkerProcess(server, tmp_path / "worker")
-    await worker.start()
-    yield worker
-    await worker.end()
 
 
 async def draining(driver: Driver, is_draining: bool) -> None:

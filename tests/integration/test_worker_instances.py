@@ -1,38 +1,16 @@
 """The life of instances on a node: started, failed, reclaimed, stopped, evicted, handed over."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Protocol
 
-import pytest
-
-from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.objects import ObjectStore
 from mayfly_proto import storage
 from mayfly_proto.ownership import owner
 from tests.conftest import Connect
-from tests.integration.worker_driver import Driver, node, until
+from tests.integration.conftest import StartNode
+from tests.integration.worker_driver import Driver, until
 
 SLEEP = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return 'slept'\n"
-
-
-class StartNode(Protocol):
-    async def __call__(self, **settings: Any) -> Driver: ...
-
-
-@pytest.fixture
-async def start_node(server: EmbeddedServer, connect: Connect, tmp_path: Path) -> AsyncIterator[StartNode]:
-    async with AsyncExitStack() as stack:
-
-        async def start(**settings: Any) -> Driver:
-            driver = Driver(await connect("operator"))
-            await driver.listen()
-            await stack.enter_async_context(node(server, tmp_path, **settings))
-            return driver
-
-        yield start
 
 
 async def test_import_error_is_reported_with_its_traceback(start_node: StartNode) -> None:
@@ -99,6 +77,8 @@ async def test_held_instance_stays_and_the_surplus_goes(start_node: StartNode) -
     await driver.ready("hello", 1)
     await asyncio.sleep(0.6)
     assert len((await driver.ready("hello", 1)).instances) == 1
+    driver.hold("hello", 0)  # or the node would wait for its owner
+    await driver.gone("hello")
 
 
 async def test_windows_of_the_owner_count(start_node: StartNode) -> None:

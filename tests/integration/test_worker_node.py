@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -12,26 +11,10 @@ from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis.service import BackgroundTaskDied
 from mayfly_proto import records, storage
 from mayfly_proto.records import Route
-from tests.conftest import Connect
 from tests.integration.worker_driver import NODE, Driver, node, until
 from tests.integration.worker_process import WorkerProcess
 
 SLEEP = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return 'slept'\n"
-
-
-@pytest.fixture
-async def driver(connect: Connect) -> Driver:
-    driver = Driver(await connect("operator"))
-    await driver.listen()
-    return driver
-
-
-@pytest.fixture
-async def worker_process(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[WorkerProcess]:
-    worker = WorkerProcess(server, tmp_path / "worker")
-    await worker.start()
-    yield worker
-    await worker.end()
 
 
 async def test_node_shows_itself_and_leaves_nothing_behind(

@@ -1,16 +1,9 @@
 """What a node says of itself: its lease, and once a second its load."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import Any, Protocol
 
-import pytest
-
-from mayfly_broker.server import EmbeddedServer
-from tests.conftest import Connect
-from tests.integration.worker_driver import Driver, node, until
+from tests.integration.conftest import StartNode
+from tests.integration.worker_driver import until
 
 SLEEP = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return 'slept'\n"
 SPIN = """
@@ -22,23 +15,6 @@ def handler(event, context):
         pass
 """
 LARGE = "kept = []\ndef handler(event, context):\n    kept.append(bytearray(event * 2**20))\n"
-
-
-class StartNode(Protocol):
-    async def __call__(self, **settings: Any) -> Driver: ...
-
-
-@pytest.fixture
-async def start_node(server: EmbeddedServer, connect: Connect, tmp_path: Path) -> AsyncIterator[StartNode]:
-    async with AsyncExitStack() as stack:
-
-        async def start(**settings: Any) -> Driver:
-            driver = Driver(await connect("operator"))
-            await driver.listen()
-            await stack.enter_async_context(node(server, tmp_path, **settings))
-            return driver
-
-        yield start
 
 
 async def test_heartbeat_tells_load_and_what_was_seen_of_each_router(start_node: StartNode) -> None:
@@ -95,8 +71,8 @@ async def test_processor_time_of_a_version_and_of_the_node(start_node: StartNode
     driver = await start_node()
     await driver.up("spin", SPIN, timeout_s=30)
     await driver.up("sleep", SLEEP, timeout_s=30)
-    driver.send("spin", b"20")
-    driver.send("sleep", b"20")
+    driver.send("spin", b"3")
+    driver.send("sleep", b"3")
     load = await driver.reported(lambda load: load.instances["spin"]["1"].cpu_percent > 10 and load.cpu_percent > 10)
     assert load.instances["sleep"]["1"].cpu_percent < 5
     assert load.cpu_percent <= 100

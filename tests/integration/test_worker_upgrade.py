@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from mayfly_broker.server import EmbeddedServer
 from mayfly_proto.errors import CallError
 from tests.conftest import Connect
-from tests.integration.router_peers import Platform, platform
+from tests.integration.router_peers import Platform
 from tests.integration.worker_driver import Driver, until
 from tests.integration.worker_process import WorkerProcess
 
@@ -26,12 +25,6 @@ def handler(event, context):
     time.sleep(0.1)
     return {"instance": os.environ["MAYFLY_INSTANCE"]}
 """
-
-
-@pytest.fixture
-async def mayfly(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Platform]:
-    async with platform(server, tmp_path) as mayfly:
-        yield mayfly
 
 
 class Load:

@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from mayfly_broker.server import EmbeddedServer
 from tests.conftest import Connect
-from tests.integration.worker_driver import Driver, node, until
+from tests.integration.conftest import StartNode
+from tests.integration.worker_driver import Driver, until
 
 SLOW = """
 import os, time
@@ -26,11 +24,8 @@ def handler(event, context):
 
 
 @pytest.fixture
-async def driver(server: EmbeddedServer, connect: Connect, tmp_path: Path) -> AsyncIterator[Driver]:
-    driver = Driver(await connect("operator"))
-    await driver.listen()
-    async with node(server, tmp_path):
-        yield driver
+async def driver(start_node: StartNode) -> Driver:
+    return await start_node()
 
 
 async def test_they_run_one_after_the_other_in_their_order(driver: Driver) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from mayfly_broker.server import EmbeddedServer
+from tests.integration.processes import end
 from tests.integration.worker_driver import config_of
 
 
@@ -28,7 +29,4 @@ class WorkerProcess:
         return self.process
 
     async def end(self) -> None:
-        """By force, if it lives."""
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
+        await end(self.process)
