@@ -119,6 +119,16 @@ def handler(event, context):
     await eventually(lambda: not _alive(marker))
 
 
+async def test_many_siblings_exhaust_template(node: Node, eventually: Eventually) -> None:
+    """A template carries however many instances of a small function: what each fork costs it does not kill them all."""
+    code = node.write({"function.py": HEAVY + "def handler(event, context): return 1"})
+    await node.start(code, memory_mb=32)
+    await eventually(lambda: node.logged("template.ready"))
+    instances = [await node.start(code, memory_mb=32) for _ in range(50)]
+    assert [(await instance.call()).json for instance in instances] == [1] * len(instances)
+    assert not node.logged("template.died")
+
+
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
@@ -148,6 +158,7 @@ async def test_dead_template_stops_starts(node: Node, eventually: Eventually) ->
     instance = await node.start(code)
     os.kill(_parent_of(instance.process.pid), signal.SIGKILL)
     await instance.exit()
+    await eventually(lambda: node.logged("template.died"))
     assert (await (await node.start(code)).call()).json == 1
 
 

@@ -21,7 +21,7 @@ from mayfly_worker.instance_process import Process
 from mayfly_worker.sandbox_groups import Groups
 from mayfly_worker.zygote import Hello, Zygote, ZygoteFailed
 from mayfly_worker.zygote_forks import ForkServer
-from mayfly_worker.zygote_templates import Templates
+from mayfly_worker.zygote_templates import Template, Templates
 
 __all__ = ["Exit", "Launch", "Listener", "Process", "PythonRuntime", "ZygoteFailed"]
 
@@ -188,10 +188,11 @@ class PythonRuntime:
             raise
         forks.fork(process, fds)
 
-    def _start(self, zygote: Zygote, template: ForkServer | None, process: Process, launch: Launch) -> None:
+    def _start(self, zygote: Zygote, template: Template | None, process: Process, launch: Launch) -> None:
         try:
             if template is not None:
-                self._fork(template, process, [sandbox.detached_tmpfs(launch.spec.memory_mb)])
+                memory_mb = launch.spec.memory_mb
+                self._fork(template.serve(memory_mb), process, [sandbox.detached_tmpfs(memory_mb)])
             elif not process.wired:
                 self._fork(zygote.forks, process)
             self._make_function(zygote, process, launch, with_code=template is None)

@@ -54,8 +54,9 @@ class ForkServer:
         self._loop.add_reader(control, self._on_message)
 
     @property
-    def busy(self) -> bool:
-        return bool(self._processes)
+    def alive(self) -> int:
+        """Processes that were ordered and have not ended."""
+        return len(self._processes)
 
     def fork(self, process: Process, fds: list[int]) -> None:
         """``fds`` are what the process gets; they are closed here."""
