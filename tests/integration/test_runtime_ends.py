@@ -5,9 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import Eventually
@@ -24,7 +28,7 @@ DETACH = """
             os._exit(0)
         subprocess.Popen(["/bin/sh", "-c", f"sleep 600 # {event}"], start_new_session=True)
         if context.headers:
-            while True: pass
+            time.sleep(600)
         return os.getpid()
 """
 
@@ -40,6 +44,16 @@ def alive(marker: str) -> list[int]:
             except OSError:
                 continue
     return [pid for pid in found if pid != os.getpid()]
+
+
+def states_until_gone(pid: int) -> set[str]:
+    """The letters of /proc; to be called from a thread."""
+    states = set()
+    with suppress(OSError):
+        while True:
+            states.add(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+            time.sleep(0.002)  # one that takes a whole core would keep them from being stopped
+    return states
 
 
 async def test_polite_stop_kills(node: Node) -> None:
@@ -160,9 +174,9 @@ async def test_child_escapes_memory_limit(node: Node) -> None:
     assert call not in done or call.result().json[0] != 0
 
 
-async def test_worker_killed_leaves_processes(tmp_path: Path, eventually: Eventually) -> None:
-    """When the worker is killed with -9, nothing that it or its instances started lives on, busy or detached."""
-    marker = uuid.uuid4().hex
+@asynccontextmanager
+async def worker_with_two(folder: Path, marker: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[int]]]:
+    """A process that is a worker to an instance at rest and one that is busy, and their pids; killed at the end."""
     script = f"""
 import asyncio, pathlib, sys, textwrap
 sys.path.insert(0, {str(Path.cwd())!r})
@@ -170,7 +184,7 @@ from mayfly_proto import headers
 from tests.integration.runtime_driver import running_node
 
 async def main():
-    async with running_node(pathlib.Path({str(tmp_path)!r})) as node:
+    async with running_node(pathlib.Path({str(folder)!r})) as node:
         instance = await node.start({DETACH!r})
         pid = (await instance.call({marker!r})).json
         busy = await node.start({DETACH!r})
@@ -183,14 +197,45 @@ asyncio.run(main())
     worker = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=subprocess.PIPE)
     assert worker.stdout is not None
     pids = [int(pid) for pid in (await worker.stdout.readline()).split()]
-    await eventually(lambda: len(alive(marker)) >= 5)  # the script itself has the marker too
-    groups = memory_groups(pids)
-    assert all(group.exists() for group in groups)
-    worker.kill()
-    await worker.wait()
-    await eventually(lambda: not alive(marker) and not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    try:
+        yield worker, pids
+    finally:
+        with suppress(ProcessLookupError):
+            worker.kill()
+        await worker.communicate()  # all that it started has its standard output
+
+
+async def test_worker_killed_leaves_processes(tmp_path: Path, eventually: Eventually) -> None:
+    """When the worker is killed with -9, nothing that it or its instances started lives on, busy or detached."""
+    marker = uuid.uuid4().hex
+    async with worker_with_two(tmp_path, marker) as (worker, pids):
+        await eventually(lambda: len(alive(marker)) >= 5)  # the script itself has the marker too
+        groups = memory_groups(pids)
+        assert all(group.exists() for group in groups)
+        worker.kill()
+        await eventually(lambda: not alive(marker) and not any(Path(f"/proc/{pid}").exists() for pid in pids))
     async with running_node(tmp_path / "next"):
         assert not any(group.exists() for group in groups), "the next worker clears away what the last one left"
+
+
+async def test_worker_killed_takes_all_cores(tmp_path: Path, eventually: Eventually) -> None:
+    """Its instances do nothing more, and are taken apart only when those who answer for them have had a moment."""
+    marker = uuid.uuid4().hex
+    async with worker_with_two(tmp_path, marker) as (worker, pids):
+        await eventually(lambda: len(alive(marker)) >= 5)  # the busy one is out of `vfork`, where it cannot be stopped
+        watched = [asyncio.create_task(asyncio.to_thread(states_until_gone, pid)) for pid in pids]
+        worker.kill()
+        at_rest, busy = await asyncio.gather(*watched)
+        assert "T" in at_rest
+        assert "T" in busy
+
+
+async def test_zygote_misses_end_of_worker(tmp_path: Path, eventually: Eventually) -> None:
+    """One that hangs is ended all the same, and its instances with it."""
+    async with worker_with_two(tmp_path, uuid.uuid4().hex) as (worker, pids):
+        os.kill(psutil.Process(pids[0]).ppid(), signal.SIGSTOP)
+        worker.kill()
+        await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 async def test_stop_of_node_leaves_instances(tmp_path: Path, eventually: Eventually) -> None:

@@ -2,6 +2,10 @@
 
 Over its control socket (SEQPACKET) the worker sends ``{"id"}`` with the file descriptors for the child; back go
 ``forked`` with a pidfd, ``failed``, and in the end ``exited`` with the kernel's word on how.
+
+When the worker dies, what it started ends with it. To take a hundred processes apart keeps every core of a small
+machine busy for a tenth of a second, in which those who have to answer for the lost calls would wait. So the zygote
+stops them at once, which costs next to nothing, and ends them a moment later.
 """
 
 import contextlib
@@ -11,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -18,6 +23,7 @@ from mayfly_runtime import wire
 
 _MAX_MESSAGE = 1 << 12
 _MAX_FDS = 16
+STOPPED_S = 0.25  # from the worker's death to that of its instances, if they can be stopped meanwhile
 
 
 class ForkServer:
@@ -42,13 +48,16 @@ class ForkServer:
         poll = select.poll()
         for fd in (self._control.fileno(), self._wake):
             poll.register(fd, select.POLLIN)
-        while True:
-            ready = {fd for fd, _ in poll.poll()}
-            if self._wake in ready:
-                os.read(self._wake, 4096)
-                self._reap()
-            if self._control.fileno() in ready:
-                self._take_order()
+        try:
+            while True:
+                ready = {fd for fd, _ in poll.poll()}
+                if self._wake in ready:
+                    os.read(self._wake, 4096)
+                    self._reap()
+                if self._control.fileno() in ready:
+                    self._take_order()
+        except (EOFError, ConnectionError):
+            self._end()
 
     def tell(self, message: dict[str, Any], fd: int | None = None) -> None:
         ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
@@ -60,7 +69,7 @@ class ForkServer:
             _MAX_MESSAGE, socket.CMSG_LEN(4 * _MAX_FDS), socket.MSG_CMSG_CLOEXEC
         )
         if not data:
-            os._exit(0)
+            raise EOFError
         fds = [fd for _, _, raw in ancillary for fd in memoryview(raw).cast("i")]
         order = wire.decode(data)["id"]
         try:
@@ -80,6 +89,18 @@ class ForkServer:
         pidfd = os.pidfd_open(pid)
         self.tell({"kind": "forked", "id": order}, pidfd)
         os.close(pidfd)
+
+    def _end(self) -> NoReturn:
+        """The worker has ended them all, or is dead."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        if os.getpid() == 1:
+            os.kill(-1, signal.SIGSTOP)  # all of this pid namespace
+        until = time.monotonic() + STOPPED_S
+        with contextlib.suppress(ChildProcessError):  # there are none left
+            while (left_s := until - time.monotonic()) > 0:
+                if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                    signal.sigtimedwait({signal.SIGCHLD}, left_s)
+        os._exit(0)
 
     def _leave(self) -> None:
         """In the child: nothing of the server's is its own."""

@@ -135,6 +135,8 @@ class Instance:
     def _serve(self, start: Start, handler: calls.Handler) -> None:
         served = calls.Calls(self._channel, self._output, start.function, handler, start.concurrency, batch=start.batch)
         served.serve()
+        if self._channel.abandoned:
+            time.sleep(forks.STOPPED_S)  # to end is work, too: the zygote does it, when there is time
         atexit._run_exitfuncs()
         self._output.flush()
 

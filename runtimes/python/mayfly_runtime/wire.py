@@ -74,6 +74,11 @@ class Channel:
         os.close(self.fd)
         self.fd = -1
 
+    @property
+    def abandoned(self) -> bool:
+        """The worker is gone. One that only wants no more of this instance has closed one direction."""
+        return any(event & select.POLLHUP for _, event in self._readable.poll(0))
+
     def receive_start(self) -> tuple[Any, list[int]] | None:
         """Metadata and file descriptors of the START frame; None when the worker has closed its end."""
         with socket.socket(fileno=os.dup(self.fd)) as sock:

@@ -3,7 +3,7 @@
 It is started with ``python -I -S``, an empty environment and one socket (SEQPACKET, file descriptor 3), runs no user
 code ever, and has one thread. As PID 1 of a pid namespace of its own, its death takes every instance along and
 whatever they started, so killing the worker leaves nothing behind. Processes that outlive their instance come to it
-as orphans, and it ends them.
+as orphans, and it ends them. Should it not notice the worker's death, its guard ends it.
 
 Its first message from the worker is its set-up, its first to the worker what this kernel gives; then it forks on order.
 """
@@ -20,6 +20,7 @@ from typing import NoReturn
 from mayfly_runtime import forks, instance, linux, root, sandbox, wire
 
 _MAX_MESSAGE = 1 << 18
+_PATIENCE_S = 1.0  # of the guard with a zygote whose worker is dead
 _PRELOAD = (
     "abc", "argparse", "ast", "asyncio", "base64", "bisect", "calendar", "collections.abc",
     "concurrent.futures.thread", "contextlib", "copy", "csv", "ctypes", "dataclasses", "datetime", "decimal",
@@ -63,7 +64,7 @@ def main(fd: int, folders: list[str]) -> NoReturn:
 def _enter_pid_namespace(control: socket.socket, notes: list[str]) -> bool:
     """Continues as PID 1 of a new pid namespace.
 
-    The process that was is left as a guard, which dies with the worker.
+    The process that was is left as a guard: it sees the worker die, and takes along what is not gone soon after.
     """
     try:
         if os.geteuid():
@@ -77,12 +78,18 @@ def _enter_pid_namespace(control: socket.socket, notes: list[str]) -> bool:
         return False
     child = os.fork()
     if child:
-        control.close()
-        os.waitpid(child, 0)
-        os._exit(0)
+        _guard(child, control)
     linux.prctl("parent death signal", linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     return True
+
+
+def _guard(child: int, control: socket.socket) -> NoReturn:
+    control.close()
+    signal.signal(signal.SIGUSR1, lambda *_: signal.setitimer(signal.ITIMER_REAL, _PATIENCE_S))  # SIGALRM ends it
+    linux.prctl("parent death signal", linux.PR_SET_PDEATHSIG, signal.SIGUSR1)
+    os.waitpid(child, 0)
+    os._exit(0)
 
 
 def _enter_root(place: str, notes: list[str]) -> bool:
