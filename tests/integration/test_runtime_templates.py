@@ -156,6 +156,7 @@ async def test_dead_template_stops_starts(node: Node, eventually: Eventually) ->
     await node.start(code)
     await eventually(lambda: node.logged("template.ready"))
     instance = await node.start(code)
+    await eventually(lambda: instance.process.pid)  # its own word that it is ready may come before its parent's
     os.kill(_parent_of(instance.process.pid), signal.SIGKILL)
     await instance.exit()
     await eventually(lambda: node.logged("template.died"))
