@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -23,6 +24,7 @@ T = TypeVar("T")
 IMAGE = "mayfly:local"
 PROJECT = "mayfly"
 START_TIMEOUT_S = 120
+SCALING_SECTION = "Nodes that come and go, on one Docker engine"  # of docs/machines.md
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Cluster:
     folder: Path
     http: str = "http://127.0.0.1:8080"
     nats: str = "tls://127.0.0.1:4222"
+    files: tuple[str, ...] = ("compose.yaml",)
 
     def __enter__(self) -> Self:
         self._build()
@@ -53,7 +56,26 @@ class Cluster:
 
     def compose(self, *arguments: str) -> str:
         where = ("--project-name", PROJECT, "--project-directory", str(self.folder))
-        return self.engine.run("docker-compose", *where, "-f", self.folder / "compose.yaml", *arguments)
+        files = [f"--file={self.folder / file}" for file in self.files]
+        return self.engine.run("docker-compose", *where, *files, *arguments)
+
+    def type(self, *lines: str) -> str:
+        """What a reader types in this folder; the engine's tool here is the older one, which has a name of its own."""
+        script = "\n".join(lines).replace("docker compose ", "docker-compose ")
+        return self.engine.run("bash", "-eo", "pipefail", "-c", f'cd "$0"\n{script}', self.folder)
+
+    def scale(self, **settings: object) -> None:
+        """As docs/machines.md says, with these MAYFLY_SCALER_<SETTING>."""
+        own = {f"MAYFLY_SCALER_{name.upper()}": value for name, value in settings.items()}
+        lines = [f"{name}={value}\n" for name, value in {"COMPOSE_PROJECT_NAME": PROJECT, **own}.items()]
+        (self.folder / ".env").write_text("".join(lines))
+        shutil.copy(ROOT / "compose.scaling.yaml", self.folder)
+        (self.folder / "deploy").mkdir()
+        shutil.copy(ROOT / "deploy/make-scaling", self.folder / "deploy")
+        begin, _end = typed_in_docs(SCALING_SECTION)
+        self.type(*begin)
+        self.files = ("compose.yaml", "compose.scaling.yaml")
+        self.wait(lambda: not self.unwell(), self.describe)
 
     def containers(self) -> list[dict[str, Any]]:
         """As `docker inspect` says, of all that compose has made."""
@@ -145,6 +167,9 @@ class Load:
         return self
 
     def __exit__(self, *_raised: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         self._over.set()
         for future in self._running:
             future.result()
@@ -161,6 +186,14 @@ class Load:
         while not self._over.is_set():
             number = len(self.answers)
             self.answers.append(self.cluster.call_here(self.path, b'{"number": %d}' % number))
+
+
+def typed_in_docs(section: str) -> list[list[str]]:
+    """The commands of each block of a section of docs/machines.md."""
+    _, _, after = (ROOT / "docs/machines.md").read_text().partition(f"\n## {section}\n")
+    text, _, _ = after.partition("\n## ")
+    blocks = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
+    return [[line.strip() for line in block.splitlines()] for block in blocks]
 
 
 def _copy_context(context: Path) -> None:

@@ -107,7 +107,13 @@ class Engine:
 
     def kill(self, container: str) -> None:
         """kill -9 of its first process, as if it had crashed: `docker kill` would keep it from being started again."""
-        pid = self.docker("inspect", "--format", "{{.State.Pid}}", container).strip()
+        self.kill_process(self.pid(container))
+
+    def pid(self, container: str) -> str:
+        """Of its first process, in the engine's own table of them."""
+        return self.docker("inspect", "--format", "{{.State.Pid}}", container).strip()
+
+    def kill_process(self, pid: str) -> None:
         self.run("nsenter", f"--pid={self._namespace('pid_for_children')}", "kill", "-9", pid)
 
     def commands(self) -> list[str]:
@@ -158,6 +164,34 @@ class Engine:
         with open(self._namespace("net")) as namespace:
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
+
+
+class Starts:
+    """Containers with a label that an engine starts from now on, by their names. The engine itself forgets soon."""
+
+    def __init__(self, engine: Engine, label: str) -> None:
+        which = ["--filter", "event=start", "--filter", f"label={label}", "--format", "{{.Actor.Attributes.name}}"]
+        command = ["docker", "events", *which, "--until", str(int(time.time()) + COMMAND_TIMEOUT_S)]
+        self._process = subprocess.Popen(command, env=engine.environ, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self._lines = self._process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._lines.close()
+
+    def next(self) -> str:
+        """Waits for one; empty when there is none for minutes."""
+        return self._lines.readline().strip()
+
+    def rest(self) -> list[str]:
+        """Until now; there are no more afterwards."""
+        self._process.terminate()
+        return self._lines.read().split()
 
 
 def why_not() -> str | None:

@@ -12,9 +12,11 @@ from mayfly_broker.roles import ROLES
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import Unauthorized, Untrusted
 from mayfly_chassis.history import History
-from mayfly_proto import storage, subjects
-from tests.acceptance.compose_cluster import IMAGE, Cluster, Load
-from tests.acceptance.docker_engine import Engine
+from mayfly_chassis.kv import Bucket
+from mayfly_proto import records, storage, subjects
+from tests.acceptance.compose_cluster import IMAGE, PROJECT, SCALING_SECTION, Cluster, Load, typed_in_docs
+from tests.acceptance.docker_engine import Engine, Starts
+from tests.acceptance.outside import manage
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -41,6 +43,16 @@ def handler(event, context):
     return "reached"
 """
 
+BUSY = """
+import os, time
+
+def handler(event, context):
+    time.sleep(0.5)
+    return os.environ["MAYFLY_INSTANCE"]
+"""
+NODE_MB = 2048  # of each node, by hand or added
+WIDE_MB = 1400  # of which one fits on a node
+
 SEEN = """
 def handler(event, context):
     context.publish("event.seen", context.invocation)
@@ -52,6 +64,15 @@ def cluster(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with Cluster(engine, tmp_path_factory.mktemp("compose")) as cluster:
         cluster.deploy("echo", ECHO, idempotent=True, timeout=10)
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def scaling(cluster: Cluster) -> Cluster:
+    """With compose.scaling.yaml, and functions that together do not fit on the two nodes of compose.yaml."""
+    cluster.scale(window_s=6, after_out_s=5, between_in_s=1, tick_s=1)
+    cluster.deploy("wide", BUSY, memory=WIDE_MB, max_instances=3, keep_alive=5, timeout=20)
+    cluster.deploy("steady", BUSY, memory=220, max_instances=5, keep_alive=5, timeout=20)
+    return cluster
 
 
 def test_streams_are_on_three_servers(cluster: Cluster) -> None:
@@ -183,14 +204,120 @@ def test_no_call_fails_when_one_after_the_other_is_restarted(cluster: Cluster) -
         assert load.failed() == [], service
 
 
-def test_everything_stops_in_order(cluster: Cluster) -> None:
-    """Told to stop, each ends by itself and says that all was well; afterwards nothing is left of it but the image."""
-    cluster.compose("stop")
+def added(cluster: Cluster) -> list[dict[str, Any]]:
+    """Containers of nodes that a scaler has made, as `docker inspect` says."""
+    names = cluster.engine.docker("ps", "--all", "--quiet", "--filter", "label=mayfly-node").split()
+    return json.loads(cluster.engine.docker("inspect", *names)) if names else []
+
+
+def serving(cluster: Cluster, function: str) -> set[str]:
+    """Nodes on which an instance of it has been called."""
+    rows = cluster.manage("GET", "instances")
+    return {row["node"] for row in rows if row["function"] == function and row["calls"]}
+
+
+def nodes(cluster: Cluster) -> set[str]:
+    return {node["node"] for node in cluster.manage("GET", "nodes")}
+
+
+def made_of(container: dict[str, Any]) -> dict[str, Any]:
+    """All that compose.yaml says of a worker; not what differs between any two of them."""
+    config, host = container["Config"], container["HostConfig"]
+    environment = dict(each.split("=", 1) for each in config["Env"])
+    del environment["MAYFLY_WORKER_NODE"]
+    return {
+        "environment": environment,
+        **{name: config[name] for name in ("Cmd", "User", "Image", "Healthcheck", "StopTimeout")},
+        **{name: host[name] for name in ("ReadonlyRootfs", "Tmpfs", "LogConfig")},
+        **{name: set(host[name]) for name in ("CapDrop", "CapAdd", "SecurityOpt")},
+        "mounts": {(each["Destination"], each["Type"], each["RW"]) for each in container["Mounts"]},
+        "secrets": {each["Source"] for each in container["Mounts"] if each["Type"] == "bind"},
+        "networks": set(container["NetworkSettings"]["Networks"]),
+    }
+
+
+def test_load_brings_a_worker_and_takes_it_away(scaling: Cluster) -> None:
+    """What does not fit on two nodes has the scaler add a container, which joins as any worker and runs calls; when the
+    load is less it is drained, while it runs calls still, and goes by itself. Not one call fails."""
+    with Load(scaling, "/function/wide") as wide:
+        scaling.wait(lambda: "n3" in serving(scaling, "wide"), lambda: decisions(scaling))
+        with Load(scaling, "/function/steady", callers=5) as steady:  # beside a wide one, a node has room for two
+            scaling.wait(lambda: "n3" in serving(scaling, "steady"), lambda: decisions(scaling))
+            check_added(scaling)
+            wide.stop()
+            scaling.wait(lambda: nodes(scaling) == {"n1", "n2"} and not added(scaling), lambda: decisions(scaling))
+            steady.wait_for_more(10)
+    assert wide.failed() == steady.failed() == []
+    assert [made["about"] for made in decisions(scaling) if made["action"] == "remove"].count("node n3") == 1
+
+
+def check_added(cluster: Cluster) -> None:
+    """n3 is made as a worker of compose.yaml is, knows no more secrets than that, and is as good a node."""
+    (n3,) = (each for each in added(cluster) if each["Name"] == f"/{PROJECT}-n3")
+    (n1,) = json.loads(cluster.engine.docker("inspect", cluster.container("worker-1")))
+    assert made_of(n3) == made_of(n1)
+    assert n3["HostConfig"]["Memory"] == (NODE_MB + 256) * 2**20
+    assert not [name for name in (*ROLES, "cluster", "token") if cluster.secret(name) in json.dumps(n3)]
+    rows = {row["node"]: row for row in cluster.manage("GET", "nodes")}
+    for field in ("memory_mb", "isolation", "version", "state"):
+        assert rows["n3"][field] == rows["n1"][field]
+
+
+def decisions(cluster: Cluster) -> list[dict[str, Any]]:
+    """The scalers', oldest first."""
+    answer = cluster.engine.inside(lambda: manage(cluster, "GET", "scaler/log"))
+    return [json.loads(line) for line in answer.body.splitlines()]
+
+
+def test_the_engine_is_for_scalers_only(scaling: Cluster) -> None:
+    """Nobody else has its socket; they have it without any other right."""
+    having = set()
+    for container in scaling.containers():
+        if any("docker.sock" in each["Destination"] for each in container["Mounts"]):
+            having.add(container["Config"]["Labels"]["com.docker.compose.service"])
+    assert having == {"scaler-1", "scaler-2"}
+    test_nobody_is_root_but_the_worker(scaling)
+
+
+async def leader(bus: Bus) -> str:
+    lease = await Bucket(bus, storage.LEASES).get(storage.SCALER_LEASE_KEY)
+    return records.decode(lease.value, records.ScalerLease).scaler if lease else ""
+
+
+def test_scaler_killed_while_it_adds_a_node(scaling: Cluster) -> None:
+    """kill -9 of the one that leads, when the container has just begun: the next to lead goes on with it, adds no
+    second one in its place, and takes it away when it is not needed any more."""
+    engine, leads = scaling.engine, scaling.wait(lambda: scaling.on_nats(leader))
+    pid = engine.pid(scaling.container(f"scaler-{leads.removeprefix('s')}"))
+    with Starts(engine, "mayfly-node") as starts:
+        with Load(scaling, "/function/wide") as wide:
+            assert starts.next() == f"{PROJECT}-n3"
+            engine.kill_process(pid)
+            assert "service.ready" not in engine.docker("logs", f"{PROJECT}-n3"), "it was killed too late"
+            scaling.wait(lambda: "n3" in serving(scaling, "wide"), lambda: decisions(scaling))
+            wide.wait_for_more(20)
+        scaling.wait(lambda: nodes(scaling) == {"n1", "n2"} and not added(scaling), lambda: decisions(scaling))
+        assert starts.rest() == []
+    assert wide.failed() == []
+    scaling.wait(lambda: not scaling.unwell(), scaling.describe)
+
+
+def test_everything_stops_in_order(scaling: Cluster) -> None:
+    """Typed as docs/machines.md says, while there is an added node: each ends by itself and says that all was well;
+    afterwards nothing is left of it but the image."""
+    with Load(scaling, "/function/wide") as wide:
+        scaling.wait(lambda: "n3" in serving(scaling, "wide"))
+    assert wide.failed() == []
+    _begin, (stop_scalers, stop_added, remove_added, down) = typed_in_docs(SCALING_SECTION)
+    scaling.type(stop_scalers, stop_added)
+    assert [each["State"]["ExitCode"] for each in added(scaling)] == [0]
+    scaling.type(remove_added)
+    scaling.compose("stop")
     codes = {
-        row["Config"]["Labels"]["com.docker.compose.service"]: row["State"]["ExitCode"] for row in cluster.containers()
+        row["Config"]["Labels"]["com.docker.compose.service"]: row["State"]["ExitCode"] for row in scaling.containers()
     }
     assert {name for name, code in codes.items() if code} == set()
-    cluster.compose("down", "--volumes")
-    assert cluster.engine.docker("ps", "--all", "--quiet") == ""
-    assert cluster.engine.docker("volume", "ls", "--quiet") == ""
-    assert cluster.engine.docker("network", "ls", "--filter", "type=custom", "--quiet") == ""
+    scaling.type(f"{down} --volumes")
+    assert scaling.engine.docker("ps", "--all", "--quiet") == ""
+    assert scaling.engine.docker("volume", "ls", "--quiet") == ""
+    assert scaling.engine.docker("network", "ls", "--filter", "type=custom", "--quiet") == ""

@@ -101,6 +101,19 @@ async def test_container_that_stopped_is_started_by_add(engine: Engine, nodes: D
     assert inspect(engine, "n2")["State"]["Running"]
 
 
+async def test_container_that_was_never_started_is_no_orphan(engine: Engine, nodes: DockerNodes) -> None:
+    """The scaler was killed between the two: what it made is listed, and started or removed by the next one."""
+    for finish in (nodes.add, nodes.remove):
+        labels = ("--label", "mayfly-project=mayfly", "--label", "mayfly-node=n2")
+        engine.docker("create", "--name", "mayfly-n2", *labels, IMAGE, "sleep", "60")
+        assert await nodes.list() == {"n2"}
+        await finish("n2")
+        if finish == nodes.add:
+            assert inspect(engine, "n2")["State"]["Running"]
+            await nodes.remove("n2")
+        assert await nodes.list() == frozenset()
+
+
 @pytest.mark.invariant("I22")
 async def test_missing_image_is_said(engine: Engine, nodes: DockerNodes) -> None:
     """In the engine's words; nothing is left behind."""

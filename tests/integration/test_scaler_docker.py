@@ -121,7 +121,7 @@ async def test_life_of_a_node(engine: Engine, tmp_path: Path) -> None:
         for _ in range(2):
             await nodes.remove("n2")
             assert await nodes.list() == frozenset()
-    assert [call for call in engine.calls if call.startswith("stop")] == ["stop mayfly-n2 {'t': '70'}"]
+    assert [call for call in engine.calls if call.startswith("stop")] == ["stop mayfly-n2 {'t': '90'}"]
 
 
 async def test_container_that_stopped_is_started_again(engine: Engine, tmp_path: Path) -> None:
@@ -172,6 +172,16 @@ async def test_what_a_container_is_made_of(engine: Engine, tmp_path: Path) -> No
         "RestartPolicy": {"Name": "on-failure"},
         "NetworkMode": "inner",
     }
+
+
+async def test_command_and_names_unless_told_otherwise(engine: Engine, tmp_path: Path) -> None:
+    """The image's worker, as compose.yaml starts it; numbers from one on, or above the nodes that are made by hand."""
+    async with provider(tmp_path) as nodes:
+        assert nodes.numbering.free(2, {"n1"}) == ["n2", "n3"]
+        await nodes.add("n2")
+    assert engine.containers["mayfly-n2"]["Cmd"] == ["worker"]
+    async with provider(tmp_path, docker_first=3) as nodes:
+        assert nodes.numbering.free(2, set()) == ["n3", "n4"]
 
 
 async def test_containers_of_others_are_left_alone(engine: Engine, tmp_path: Path) -> None:

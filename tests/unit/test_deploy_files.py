@@ -1,6 +1,8 @@
 """compose.yaml and Dockerfile: what can be known of them without a Docker engine."""
 
+import json
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +37,11 @@ COPIES = {"router": 2, "scaler": 2, "worker": 2}  # of which there is more than 
 @pytest.fixture(scope="module")
 def compose() -> Any:
     return yaml.safe_load((ROOT / "compose.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def scaling() -> Any:
+    return yaml.safe_load((ROOT / "compose.scaling.yaml").read_text())
 
 
 def services(compose: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -93,6 +100,108 @@ def test_compose_gives_each_service_its_own_credentials_only(compose: Any) -> No
         assert set(compose["services"][server]["secrets"]) == {*ROLES, "cluster", "ca.crt", *own}
     assert "ca.key" not in compose["secrets"]
     assert all(secret["file"] == f"./secrets/{name}" for name, secret in compose["secrets"].items())
+
+
+def test_scaling_changes_the_scalers_only(compose: Any, scaling: Any) -> None:
+    """Both of them, alike. Who has the engine's socket is root on the machine: they have it by its group, and keep what
+    compose.yaml takes away from all."""
+    assert set(scaling["services"]) == {name for name in compose["services"] if name.startswith("scaler")}
+    assert {key for key in scaling if not key.startswith("x-")} == {"services"}
+    for service in scaling["services"].values():
+        assert set(service) == {"group_add", "volumes", "environment"}
+        (group,) = service["group_add"]
+        assert group.startswith("${MAYFLY_DOCKER_GROUP:?")
+        (socket_volume, template) = service["volumes"]
+        assert socket_volume.startswith("${MAYFLY_DOCKER_SOCKET:?")
+        assert socket_volume.endswith(f":{ScalerConfig().docker_socket}")
+        assert template == f"./worker-container.json:{service['environment']['MAYFLY_SCALER_DOCKER_CONTAINER']}:ro"
+
+
+def test_scaling_sets_only_what_a_scaler_reads(scaling: Any) -> None:
+    """Each is a field of its config, with a value that it takes; those without a value are for the user to set."""
+    for service in scaling["services"].values():
+        values = {}
+        for variable, value in service["environment"].items():
+            field = variable.removeprefix("MAYFLY_SCALER_").lower()
+            assert field in ScalerConfig.model_fields, variable
+            if value is not None:
+                values[field] = re.sub(r"\$\{\w+(?::-([^}]*)|[^}]*)\}", lambda found: found[1] or "mayfly", str(value))
+        config = ScalerConfig.model_validate({**values, "docker_container": None})
+        assert (config.provider, config.docker_network, config.docker_project) == ("docker", "mayfly_default", "mayfly")
+
+
+def test_scaling_gives_no_node_a_name_that_is_taken(compose: Any, scaling: Any) -> None:
+    """Of two workers with one name the older would go: the scaler's names begin above those in compose.yaml, whether
+    these have joined or not."""
+    by_hand = [service["environment"]["MAYFLY_WORKER_NODE"] for role, service in services(compose) if role == "worker"]
+    for service in scaling["services"].values():
+        assert by_hand == [f"n{n}" for n in range(1, service["environment"]["MAYFLY_SCALER_DOCKER_FIRST"])]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """With secrets, and with a socket that could be an engine's."""
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(tmp_path / "engine"))
+        yield tmp_path
+
+
+def make_scaling(folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    environ = {"PATH": "/usr/bin:/bin", "DOCKER_HOST": f"unix://{folder}/engine", **environ}
+    return subprocess.run([ROOT / "deploy/make-scaling"], cwd=folder, env=environ, capture_output=True, text=True)
+
+
+def test_make_scaling_makes_composes_worker(compose: Any, folder: Path) -> None:
+    """In the engine's words all that compose.yaml says of one, but for what is the scaler's to say."""
+    assert make_scaling(folder).returncode == 0
+    made = json.loads((folder / "worker-container.json").read_text())
+    host, worker = made["HostConfig"], compose["services"]["worker-1"]
+    assert (made["Cmd"], made["User"]) == (worker["command"], worker["user"])
+    assert f"{made['StopTimeout']}s" == worker["stop_grace_period"]
+    assert made["Healthcheck"] == {"Test": worker["healthcheck"]["test"], "Interval": 2 * 10**9, "Retries": 30}
+    assert (worker["healthcheck"]["interval"], worker["healthcheck"]["retries"]) == ("2s", 30)
+    assert (host["CapDrop"], host["CapAdd"]) == (worker["cap_drop"], worker["cap_add"])
+    assert (host["SecurityOpt"], host["ReadonlyRootfs"]) == (worker["security_opt"], worker["read_only"])
+    assert {"driver": host["LogConfig"]["Type"], "options": host["LogConfig"]["Config"]} == worker["logging"]
+    assert list(host["Tmpfs"]) == worker["tmpfs"]
+    secrets = [(f"{folder}/secrets/{name}", f"/run/secrets/{name}") for name in worker["secrets"]]
+    *mounts, volume = host["Mounts"]
+    assert mounts == [{"Type": "bind", "Source": s, "Target": t, "ReadOnly": True} for s, t in secrets]
+    assert volume == {"Type": "volume", "Target": worker["volumes"][0].partition(":")[2]}
+    scalers = {"MAYFLY_NATS_URL", "MAYFLY_WORKER_NODE", "MAYFLY_WORKER_MEMORY_MB"}
+    expected = {name: value for name, value in worker["environment"].items() if name not in scalers}
+    assert dict(each.split("=", 1) for each in made["Env"]) == expected
+
+
+def test_make_scaling_finds_the_socket_and_its_group(folder: Path) -> None:
+    """Each once, however often it is run, and beside what others have written into the file."""
+    (folder / ".env").write_text("MAYFLY_HTTP_PORT=80\nMAYFLY_DOCKER_GROUP=7\n")
+    for _ in range(2):
+        assert make_scaling(folder).returncode == 0
+    assert (folder / ".env").read_text().splitlines() == [
+        "MAYFLY_HTTP_PORT=80",
+        f"MAYFLY_DOCKER_SOCKET={folder}/engine",
+        f"MAYFLY_DOCKER_GROUP={(folder / 'engine').stat().st_gid}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "without", "complaint"),
+    [
+        ("tcp://elsewhere:2376", "", "has to be on this machine"),
+        ("unix:///nowhere", "", "no Docker engine at /nowhere"),
+        ("", "secrets/worker", "run deploy/make-secrets first"),
+    ],
+)
+def test_make_scaling_says_what_is_missing(folder: Path, host: str, without: str, complaint: str) -> None:
+    """And leaves nothing half made."""
+    if without:
+        (folder / without).unlink()
+    done = make_scaling(folder, **({"DOCKER_HOST": host} if host else {}))
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert not (folder / "worker-container.json").exists()
 
 
 def test_compose_lets_nobody_reach_nats_without_tls(compose: Any) -> None:

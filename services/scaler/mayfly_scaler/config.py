@@ -32,6 +32,7 @@ class ScalerConfig(ServiceConfig):
     boot_s: float = Field(default_factory=_boot_s, gt=0)  # after which a node that has not come is given up
     docker_socket: str = "/var/run/docker.sock"
     docker_project: str = Field("mayfly", pattern=r"^[a-z0-9][a-z0-9_-]*$")  # label of its containers, and prefix
+    docker_first: int = Field(1, ge=1)  # number of its first node: those below it are made by hand
     docker_image: str = "mayfly"
     docker_network: str = ""
     docker_container: Path | None = None  # what else a worker's container has: JSON, as the engine's API creates it

@@ -21,7 +21,7 @@ PROJECT_LABEL = "mayfly-project"
 NODE_LABEL = "mayfly-node"
 
 OVERHEAD_MB = 256  # of a worker itself, above what it may promise to instances
-STOP_S = 70  # a worker finishes what it runs, for a minute at most
+STOP_S = 90  # for a worker's last calls: what its MAYFLY_WORKER_CORDON_LIMIT_S and _DRAIN_LIMIT_S allow, and some
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
 _NOT_FOUND = 404
@@ -30,11 +30,11 @@ _BYTES_PER_MB = 2**20
 
 
 class DockerNodes:
-    numbering = Numbering("n")
     own_processors = False  # they share those of the engine's machine
     from_the_end = False
 
     def __init__(self, config: ScalerConfig) -> None:
+        self.numbering = Numbering("n", config.docker_first)
         self._config = config
         self._template = _template(config.docker_container)
         self._engine = Docker(url=f"unix://{config.docker_socket}", timeout=_TIMEOUT)
@@ -83,7 +83,7 @@ class DockerNodes:
             **({"NetworkMode": config.docker_network} if config.docker_network else {}),
         }
         return {
-            "Cmd": ["python", "-m", "mayfly_worker"],
+            "Cmd": ["worker"],  # as the image calls it: see deploy/worker
             "StopTimeout": STOP_S,
             **template,
             "Image": config.docker_image,
