@@ -105,7 +105,7 @@ async def test_container_that_was_never_started_is_no_orphan(engine: Engine, nod
     """The scaler was killed between the two: what it made is listed, and started or removed by the next one."""
     for finish in (nodes.add, nodes.remove):
         labels = ("--label", "mayfly-project=mayfly", "--label", "mayfly-node=n2")
-        engine.docker("create", "--name", "mayfly-n2", *labels, IMAGE, "sleep", "60")
+        engine.docker("create", "--name", "mayfly-n2", *labels, IMAGE, "sh", "-c", WORKER)
         assert await nodes.list() == {"n2"}
         await finish("n2")
         if finish == nodes.add:

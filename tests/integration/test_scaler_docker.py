@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
 from mayfly_scaler.config import ScalerConfig
+from mayfly_scaler.nodes.providers import docker
 from mayfly_scaler.nodes.providers.docker import NODE_LABEL, OVERHEAD_MB, PROJECT_LABEL, DockerNodes
 from mayfly_scaler.nodes.providers.provider import ProviderError
 
@@ -23,6 +25,8 @@ class Engine:
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)  # name → what it was created with, and State
     calls: list[str] = field(default_factory=list)
     fails: int = 0  # HTTP status of every answer from now on
+    stopping: asyncio.Event | None = None  # until which a container that is stopped goes on
+    hangs: bool = False  # it answers nothing
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._failing])
@@ -36,6 +40,8 @@ class Engine:
 
     @web.middleware
     async def _failing(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.fails:
             return _json({"message": "the engine is unwell"}, status=self.fails)
         answer: web.StreamResponse = await handler(request)
@@ -71,6 +77,8 @@ class Engine:
     async def _change(self, request: web.Request) -> web.Response:
         name, verb = request.match_info["name"], request.match_info["verb"]
         self.calls.append(f"{verb} {name} {dict(request.query)}")
+        if verb == "stop" and self.stopping:
+            await self.stopping.wait()
         wanted = {"start": "running", "stop": "exited"}[verb]
         if self.containers[name]["State"] == wanted:
             return web.Response(status=304)
@@ -93,7 +101,7 @@ def _json(value: object, status: int = 200) -> web.Response:
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     engine = Engine()
-    runner = web.AppRunner(engine.app())
+    runner = web.AppRunner(engine.app(), shutdown_timeout=0.1)
     await runner.setup()
     await web.UnixSite(runner, str(tmp_path / "docker.sock")).start()
     yield engine
@@ -122,6 +130,24 @@ async def test_life_of_a_node(engine: Engine, tmp_path: Path) -> None:
             await nodes.remove("n2")
             assert await nodes.list() == frozenset()
     assert [call for call in engine.calls if call.startswith("stop")] == ["stop mayfly-n2 {'t': '90'}"]
+
+
+async def test_a_worker_has_its_time_to_end(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long an engine may take for anything else; when it says nothing, that is the error."""
+    monkeypatch.setattr(docker, "_TIMEOUT", aiohttp.ClientTimeout(total=0.3))
+    async with provider(tmp_path) as nodes:
+        await nodes.add("n2")
+        engine.stopping = asyncio.Event()
+        removal = asyncio.create_task(nodes.remove("n2"))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await asyncio.shield(removal)
+        engine.stopping.set()
+        await removal
+        assert engine.containers == {}
+        engine.hangs = True
+        with pytest.raises(ProviderError, match=r"^Docker engine: TimeoutError$"):
+            await nodes.list()
 
 
 async def test_container_that_stopped_is_started_again(engine: Engine, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ OVERHEAD_MB = 256  # of a worker itself, above what it may promise to instances
 STOP_S = 90  # for a worker's last calls: what its MAYFLY_WORKER_CORDON_LIMIT_S and _DRAIN_LIMIT_S allow, and some
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
+_STOP_TIMEOUT = aiohttp.ClientTimeout(total=STOP_S + 10)
 _NOT_FOUND = 404
 _CONFLICT = 409
 _BYTES_PER_MB = 2**20
@@ -60,7 +61,7 @@ class DockerNodes:
         with _translated():
             try:
                 container = await self._engine.containers.get(self._name(node))
-                await container.stop(t=STOP_S, timeout=STOP_S + 10)
+                await container.stop(t=STOP_S, timeout=_STOP_TIMEOUT)
                 await container.delete(force=True, v=True)
             except DockerError as error:
                 if error.status not in (_NOT_FOUND, _CONFLICT):  # it is gone, or about to be
@@ -113,4 +114,4 @@ def _translated() -> Iterator[None]:
     except DockerError as error:
         raise ProviderError(f"Docker engine: {error.message}") from error
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
-        raise ProviderError(f"Docker engine: {error or type(error).__name__}") from error
+        raise ProviderError(f"Docker engine: {str(error) or type(error).__name__}") from error
