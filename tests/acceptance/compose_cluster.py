@@ -17,7 +17,7 @@ from mayfly_broker.roles import OPERATOR
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError
 from tests.acceptance.docker_engine import BASE, FETCHED, ROOT, Engine
-from tests.acceptance.outside import Answer, deploy, http_call, manage
+from tests.acceptance.outside import Answer, http_call, manage, try_deploy
 
 T = TypeVar("T")
 
@@ -128,7 +128,15 @@ class Cluster:
                 time.sleep(0.5)
 
     def deploy(self, name: str, source: str, **settings: object) -> None:
-        self.engine.inside(lambda: deploy(self, name, source, **settings))
+        """Again while it is told 503: a stream whose leader was killed may not have another yet."""
+
+        def attempt() -> Answer | None:
+            answer = self.engine.inside(lambda: try_deploy(self, name, source, **settings))
+            return None if answer.code == 503 else answer
+
+        answer = self.wait(attempt)
+        assert answer is not None
+        assert answer.code in (200, 201), answer.body
 
     def manage(self, method: str, path: str) -> Any:
         answer = self.engine.inside(lambda: manage(self, method, path))

@@ -88,13 +88,13 @@ def manage(platform: Any, method: str, path: str, body: object = None) -> Answer
     )
 
 
+def try_deploy(platform: Any, name: str, source: str, **settings: object) -> Answer:
+    filename = f"{name.replace('.', '_').replace('-', '_')}.py"
+    return manage(platform, "POST", f"functions/{name}", {"source": source, "filename": filename, "settings": settings})
+
+
 def deploy(platform: Any, name: str, source: str, **settings: object) -> None:
-    answer = manage(
-        platform,
-        "POST",
-        f"functions/{name}",
-        {"source": source, "filename": f"{name.replace('.', '_').replace('-', '_')}.py", "settings": settings},
-    )
+    answer = try_deploy(platform, name, source, **settings)
     assert answer.code in (200, 201), answer.body
 
 
