@@ -39,6 +39,7 @@ from mayfly_scaler.functions.function import Function as ScaledFunction
 from mayfly_scaler.functions.learning import Learning
 from mayfly_scaler.functions.sharing import Sharing
 from mayfly_scaler.reports import Reports
+from mayfly_scaler.told import News
 from mayfly_worker.pool import Group, Instance, Pool
 
 HOP_S = 0.0002
@@ -406,10 +407,10 @@ class Scaler:
         )
         cluster.background("scaler", self._run())
 
-    def _heard(self, load: RouterLoad) -> None:
-        for name, of_one in load.functions.items():
+    def _heard(self, news: News) -> None:
+        for name, load in news.functions.items():
             function = self._functions.setdefault(name, ScaledFunction(name, Learning()))
-            function.heard(of_one, self._reports.clock())
+            function.heard(load, self._reports.clock(), news.elapsed_s)
 
     async def _run(self) -> None:
         while True:

@@ -5,18 +5,20 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from mayfly_proto import records
 from mayfly_proto.messages import Refusal
 from mayfly_proto.records import Client, NodeLease, NodeLoad, VersionLoad
 from mayfly_scaler.nodes.backoff import FIRST_S, LAST_S, Backoff
 from mayfly_scaler.nodes.demand import EVICTED_WINDOW_S, Evictions, Seen, Size, Waiting, measure
+from mayfly_scaler.told import NodeReport, decode_node
 
 SIZE = Size(memory_mb=2048, cores=4)
 settings = hypothesis_settings(deadline=None)
 
 
-def load(node: str = "n1", *, epoch: int = 1, used_mb: int = 0, cpu: float = 0.0, **more: int) -> NodeLoad:
+def load(node: str = "n1", *, epoch: int = 1, used_mb: int = 0, cpu: float = 0.0, **more: int) -> NodeReport:
     instances = {"hello": {"1": VersionLoad(ready=used_mb // 128)}}
-    return NodeLoad(
+    said = NodeLoad(
         node=node,
         epoch=epoch,
         seq=1,
@@ -27,6 +29,7 @@ def load(node: str = "n1", *, epoch: int = 1, used_mb: int = 0, cpu: float = 0.0
         routers={},
         **more,
     )
+    return decode_node(records.encode(said))
 
 
 def seen(node: str, used_mb: int, cpu: float, cores: int = 4) -> Seen:

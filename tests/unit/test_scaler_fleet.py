@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mayfly_proto import states
+from mayfly_proto import records, states
 from mayfly_proto.records import Client, NodeLease, NodeLoad, NodeTarget
 from mayfly_proto.states import IllegalMove
 from mayfly_scaler.nodes.demand import Size
 from mayfly_scaler.nodes.fleet import OPERATOR, SCALER, Facts, Fleet
 from mayfly_scaler.nodes.life import LIFE, Event, State, move
 from mayfly_scaler.reports import STALE_S, Heard
+from mayfly_scaler.told import NodeReport, decode_node
 
 BOOT_S = 15.0
 SIZE = Size(2048, 4)
@@ -25,7 +26,7 @@ class World:
     """What is true, to be looked at by a fleet."""
 
     leases: dict[str, NodeLease] = field(default_factory=dict)
-    reports: dict[str, Heard[NodeLoad]] = field(default_factory=dict)
+    reports: dict[str, Heard[NodeReport]] = field(default_factory=dict)
     targets: dict[str, NodeTarget] = field(default_factory=dict)
     listed: set[str] = field(default_factory=set)
     now: float = 100.0
@@ -56,7 +57,7 @@ class World:
             routers={},
             state=state.value,
         )
-        self.reports[node] = Heard(load, self.now)
+        self.reports[node] = Heard(decode_node(records.encode(load)), self.now)
 
     def facts(self) -> Facts:
         return Facts(self.leases, self.reports, self.targets, frozenset(self.listed))

@@ -156,6 +156,16 @@ def test_demand_is_the_most_of_the_last_seconds() -> None:
     assert own.demand(11.0) >= 4.0
 
 
+def test_calls_after_a_rest_have_all_happened_since_the_report_before() -> None:
+    """Reports without news are left out, however long that lasts; of lost ones the next makes up for the time."""
+    own = function()
+    own.heard(FunctionLoad(calls=5000, service_ms=4.0), 10.0)
+    own.heard(FunctionLoad(calls=6000, service_ms=4.0), 500.0)
+    assert own.demand(500.0) == pytest.approx(4.0)
+    own.heard(FunctionLoad(calls=7000, service_ms=4.0), 520.0, elapsed_s=2.0)
+    assert own.demand(520.0) == pytest.approx(2.0)
+
+
 # learning
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import msgspec
 import pytest
 
 from mayfly_chassis.bus import Bus
@@ -14,6 +13,7 @@ from mayfly_proto.records import Client, FunctionLoad, NodeLease, NodeLoad, Rout
 from mayfly_scaler.functions.metrics import VALID_S, Metrics
 from mayfly_scaler.functions.usage import Usage, survey
 from mayfly_scaler.reports import GONE_S, STALE_S, Reports
+from mayfly_scaler.told import decode_node
 
 SCALER = Path(__file__).parents[2] / "services" / "scaler" / "mayfly_scaler"
 OF_THE_DAY = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "time.localtime"}
@@ -38,8 +38,9 @@ async def reports(clock: Clock) -> Reports:
     return Reports(Bus("scaler", None), clock)
 
 
-def hear(receive: Callable[[bytes, bytes, bytes | None, bytes], None], record: msgspec.Struct) -> None:
-    receive(b"", b"", None, records.encode(record))
+def hear(receive: Callable[[bytes, bytes, bytes | None, bytes], None], record: NodeLoad | RouterLoad) -> None:
+    subject = subjects.load_node(record.node) if isinstance(record, NodeLoad) else subjects.load_router(record.router)
+    receive(subject.encode(), b"", None, records.encode(record))
 
 
 def lease(reports: Reports, node: str, epoch: int = 1) -> None:
@@ -131,7 +132,8 @@ def test_use_is_that_of_the_current_version_where_it_was_measured() -> None:
     first = node("n1", instances={"hello": {"1": VersionLoad(ready=1, private_mb=99.0), "2": _measured(2, 30.0)}})
     second = node("n2", instances={"hello": {"2": _measured(1, 60.0)}, "gone": {"1": _measured(1, 1.0)}})
     third = node("n3", instances={"hello": {"2": VersionLoad(ready=5)}})
-    found = survey([first, second, third], {"hello": 2})
+    reports = [decode_node(records.encode(load)) for load in (first, second, third)]
+    found = survey(reports, {"hello": 2})
     assert found == {"hello": Usage(instances=3, cpu_percent=150.0, private_mb=120.0)}
 
 

@@ -18,7 +18,7 @@ class Peak:
         while falling and falling[-1][1] <= value:
             falling.pop()
         falling.append((now, value))
-        return self.value(now)
+        return self.value(now) if len(falling) > 1 else value
 
     def value(self, now: float) -> float:
         """0 when nothing was added within the window."""

@@ -9,21 +9,20 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Generic, NamedTuple, TypeVar
 
-import msgspec
-
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.mirror import Mirror
 from mayfly_proto import codec, records, storage, subjects
 from mayfly_proto.messages import Blocked
-from mayfly_proto.records import FunctionLoad, NodeLease, NodeLoad, RouterLoad
+from mayfly_proto.records import FunctionLoad, NodeLease
+from mayfly_scaler.told import News, NodeReport, Router, decode_node
 
 STALE_S = 3.0
 GONE_S = 10.0  # as long as a router's lease: what it said of functions then, another owner would have to repeat
 
+NOTHING = FunctionLoad()
+
 L = TypeVar("L")
 
-_decode_node = msgspec.json.Decoder(NodeLoad).decode
-_decode_router = msgspec.json.Decoder(RouterLoad).decode
 _decode_blocked = codec.Unpacker(Blocked)
 
 
@@ -38,12 +37,12 @@ class Reports:
     def __init__(self, bus: Bus, clock: Callable[[], float] = monotonic) -> None:
         self.clock = clock
         self.leases: dict[str, NodeLease] = {}
-        self.nodes: dict[str, Heard[NodeLoad]] = {}
-        self.routers: dict[str, Heard[RouterLoad]] = {}
-        self.owners: dict[str, str] = {}  # functions with anything to say → the router that said it last
+        self.nodes: dict[str, Heard[NodeReport]] = {}
+        self.owners: dict[str, Router] = {}  # functions with anything to say → the router that said it last
         self.blocked: dict[tuple[str, int], Heard[Blocked]] = {}  # function, version → orders without a place
-        self.on_router: list[Callable[[RouterLoad], None]] = []
+        self.on_router: list[Callable[[News], None]] = []
         self.on_blocked: list[Callable[[Blocked], None]] = []
+        self._routers: dict[bytes, Router] = {}  # by the subject of their reports
         self._bus = bus
         self._leases = Mirror(bus, storage.NODES, self._lease)
 
@@ -56,7 +55,7 @@ class Reports:
     async def stop(self) -> None:
         await self._leases.stop()
 
-    def fresh_nodes(self) -> Iterator[NodeLoad]:
+    def fresh_nodes(self) -> Iterator[NodeReport]:
         """Last reports of the nodes that have a lease, without stale ones."""
         oldest = self.clock() - STALE_S
         for name, lease in self.leases.items():
@@ -73,13 +72,12 @@ class Reports:
         """What its owner says of a function; None when that is stale, `FunctionLoad()` when it has nothing to say."""
         now, owner = self.clock(), self.owners.get(name)
         if owner is not None:
-            load, at = self.routers[owner]
-            if at >= now - STALE_S:
-                return load.functions.get(name)
-            if at >= now - GONE_S:
+            if owner.at >= now - STALE_S:
+                return owner.loads.get(name)
+            if owner.at >= now - GONE_S:
                 return None
             del self.owners[name]
-        return FunctionLoad() if any(heard.at >= now - STALE_S for heard in self.routers.values()) else None
+        return NOTHING if any(router.at >= now - STALE_S for router in self._routers.values()) else None
 
     def fresh_blocked(self) -> Iterator[Blocked]:
         oldest = self.clock() - STALE_S
@@ -94,19 +92,20 @@ class Reports:
             self.leases[name] = records.decode(value, NodeLease)
 
     def _node(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
-        load = _decode_node(payload)
-        self.nodes[load.node] = Heard(load, self.clock())
+        report = decode_node(payload)
+        self.nodes[report.node] = Heard(report, self.clock())
 
-    def _router(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
-        load = _decode_router(payload)
-        before = self.routers.get(load.router)
-        self.routers[load.router] = Heard(load, self.clock())
-        for name in before.load.functions.keys() - load.functions.keys() if before else ():
-            if self.owners.get(name) == load.router:
+    def _router(self, subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
+        now, router = self.clock(), self._routers.get(subject)
+        if router is None:
+            router = self._routers[subject] = Router(now)
+        news = router.hear(payload, now)
+        for name in news.gone:
+            if self.owners.get(name) is router:
                 del self.owners[name]
-        self.owners |= dict.fromkeys(load.functions, load.router)
+        self.owners |= dict.fromkeys(router.loads, router)
         for callback in self.on_router:
-            callback(load)
+            callback(news)
 
     def _no_place(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
         blocked, _ = _decode_blocked(payload)

@@ -10,6 +10,7 @@ from mayfly_scaler.functions.minimum import Proposal
 from mayfly_scaler.functions.usage import NONE, Usage
 from mayfly_scaler.functions.windows import Windows
 from mayfly_scaler.peak import Peak
+from mayfly_scaler.told import REPORT_S, goes_on
 
 FLOOR_S = 30.0  # for which a floor outlasts the calls that asked for it
 LONGEST_STEP_S = 2.0  # of the average: one sample after a long rest is no load
@@ -26,7 +27,7 @@ class Figures(NamedTuple):
 
 
 class Function:
-    __slots__ = ("_calls", "_demand", "_floor", "_heard", "_scaled", "_updated", "busy", "learning", "name")
+    __slots__ = ("_calls", "_demand", "_floor", "_scaled", "_updated", "busy", "learning", "name")
 
     def __init__(self, name: str, learning: Learning) -> None:
         self.name = name
@@ -35,24 +36,22 @@ class Function:
         self._floor = Peak(FLOOR_S)
         self._scaled = Peak(scale_on.STABLE_S)
         self._demand = Peak(DEMAND_S)  # slots
-        self._calls = 0  # when its owner reported last
-        self._heard: float | None = None
+        self._calls: int | None = None  # when its owner reported last
         self._updated: float | None = None
 
     def __repr__(self) -> str:
         return f"<Function {self.name}: {self.busy:.2f} busy, {self.learning}>"
 
-    def heard(self, load: FunctionLoad, now: float) -> bool:
-        """A report of its owner; whether there is anything new in it."""
-        if load.calls == self._calls and not (load.in_flight or load.queued or load.idle_gaps or load.further_gaps):
-            self._heard = now
+    def heard(self, load: FunctionLoad, now: float, elapsed_s: float = REPORT_S) -> bool:
+        """A report of its owner, so long after the one before; whether there is anything new in it. Those in which
+        there is nothing may be left out."""
+        calls, self._calls = self._calls, load.calls
+        if load.calls == calls and not goes_on(load):
             return False
         self.learning.heard(load)
-        finished = max(0, load.calls - self._calls) if self._heard is not None else 0
-        elapsed_s = max(now - self._heard, 1e-3) if self._heard is not None else 1.0
-        flowing = finished * load.service_ms / 1000 / elapsed_s  # calls too short to be seen under way
+        finished = max(0, load.calls - calls) if calls is not None else 0
+        flowing = finished * load.service_ms / 1000 / max(elapsed_s, 1e-3)  # calls too short to be seen under way
         self._demand.add(max(load.in_flight + load.queued, flowing), now)
-        self._calls, self._heard = load.calls, now
         return True
 
     def resume(self, target: FunctionTarget, now: float) -> None:

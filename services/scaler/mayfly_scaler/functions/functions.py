@@ -12,7 +12,7 @@ from itertools import islice
 import structlog
 
 from mayfly_chassis.service import Chassis
-from mayfly_proto.records import FunctionTarget, RouterLoad
+from mayfly_proto.records import FunctionTarget
 from mayfly_scaler.catalog import Catalog
 from mayfly_scaler.config import ScalerConfig
 from mayfly_scaler.decisions import Decisions
@@ -26,6 +26,7 @@ from mayfly_scaler.functions.sharing import Sharing
 from mayfly_scaler.functions.targets import Targets, differs
 from mayfly_scaler.leader import Leader
 from mayfly_scaler.reports import Reports
+from mayfly_scaler.told import News
 
 TICK_S = 1.0
 SURVEY_TICKS = 5
@@ -81,15 +82,15 @@ class Functions:
             await self._memory.keep_all(self._functions.values())
         await self._targets.stop()
 
-    def _heard(self, report: RouterLoad) -> None:
+    def _heard(self, news: News) -> None:
         now, known = self._reports.clock(), self._functions
-        for name, load in report.functions.items():
+        for name, load in news.functions.items():
             function = known.get(name)
             if function is None:
                 if name not in self._catalog:
                     continue
                 function = self._function(name)
-            if function.heard(load, now) and function.learning.due:
+            if function.heard(load, now, news.elapsed_s) and name not in self._due and function.learning.due:
                 self._due[name] = None
             if load.in_flight and function.has_floor:
                 self._awake.add(name)

@@ -60,16 +60,19 @@ class Learning:
         if count == 0:
             return False
         fresh = count - self._at_count
+        if fresh >= THEN_EVERY or (fresh > 0 and count <= EAGER_UNTIL):
+            return True
         price, known = self.price, self._at_price
-        dearer = max(abs(price.cold_s / known.cold_s - 1), abs(price.memory_gb / known.memory_gb - 1))
-        return fresh >= THEN_EVERY or (fresh > 0 and count <= EAGER_UNTIL) or dearer > DEARER
+        return max(abs(price.cold_s / known.cold_s - 1), abs(price.memory_gb / known.memory_gb - 1)) > DEARER
 
     def heard(self, load: FunctionLoad) -> None:
         """A report of the function's owner. Bins that only another version of the router knows are left out."""
         if load.cold_ms > 0:
             self.cold_s = load.cold_ms / 1000
-        if load.idle_gaps or load.further_gaps:
+        if load.idle_gaps:
             self.idle.add(_by_bin(load.idle_gaps))
+            self.unsaved = True
+        if load.further_gaps:
             self.further.add(_by_bin(load.further_gaps))
             self.unsaved = True
 

@@ -27,6 +27,7 @@ def _prior() -> list[float]:
 
 
 PRIOR = _prior()
+_BELIEF = [PRIOR_WEIGHT * part for part in PRIOR]
 
 
 class Pauses:
@@ -70,7 +71,8 @@ class Pauses:
 
     def likely(self) -> list[float]:
         """Of each bin, how likely the next pause is to end there; they sum to 1."""
-        weights = [PRIOR_WEIGHT * prior + w / self._unit for prior, w in zip(PRIOR, self._weights, strict=True)]
+        unit = self._unit
+        weights = [belief + weight / unit for belief, weight in zip(_BELIEF, self._weights, strict=True)]
         whole = sum(weights)
         return [weight / whole for weight in weights]
 

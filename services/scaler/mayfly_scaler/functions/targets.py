@@ -101,9 +101,10 @@ class Targets:
 
 def differs(standing: FunctionTarget, wanted: FunctionTarget) -> bool:
     """Whether it is worth a write. Reasons alone are not."""
-    return standing.minimum != wanted.minimum or any(
-        _noticeable(before, after) for before, after in zip(windows_of(standing), windows_of(wanted), strict=True)
-    )
+    if standing.minimum != wanted.minimum:
+        return True
+    before, after = windows_of(standing), windows_of(wanted)
+    return before != after and any(map(_noticeable, before, after))
 
 
 def windows_of(target: FunctionTarget) -> tuple[float | None, ...]:

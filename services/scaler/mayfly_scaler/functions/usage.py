@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mayfly_proto.records import NodeLoad
+from mayfly_scaler.told import NodeReport
 
 
 class Usage(NamedTuple):
@@ -17,18 +17,24 @@ class Usage(NamedTuple):
 NONE = Usage(0, 0.0, 0.0)
 
 
-def survey(loads: Iterable[NodeLoad], current: Mapping[str, int]) -> dict[str, Usage]:
+def survey(reports: Iterable[NodeReport], current: Mapping[str, int]) -> dict[str, Usage]:
     """By function, of its current version. Nodes that have not measured a version's memory yet do not count."""
-    found: dict[str, Usage] = {}
-    for load in loads:
-        for function, versions in load.instances.items():
-            version = versions.get(str(current.get(function)))
-            if version is None or not version.ready or not version.private_mb:
+    keys = {function: str(version) for function, version in current.items()}
+    sums: dict[str, list[float]] = {}  # what `Usage` says; lists, as this goes through all instances that there are
+    for report in reports:
+        for function, versions in report.counts().items():
+            version = versions.get(keys.get(function, ""))
+            if version is None or not version.private_mb:
                 continue
-            before = found.get(function, NONE)
-            found[function] = Usage(
-                before.instances + version.ready,
-                before.cpu_percent + version.cpu_percent * version.ready,
-                before.private_mb + version.private_mb * version.ready,
-            )
-    return found
+            ready = version.ready
+            total = sums.get(function)
+            if total is None:
+                total = sums[function] = [0, 0.0, 0.0]
+            total[0] += ready
+            total[1] += version.cpu_percent * ready
+            total[2] += version.private_mb * ready
+    return {
+        function: Usage(int(instances), cpu_percent, private_mb)
+        for function, (instances, cpu_percent, private_mb) in sums.items()
+        if instances
+    }

@@ -13,7 +13,9 @@ Rejected: a histogram's percentiles (Serverless in the Wild), which refuse to pr
 starts of a fixed 600 s in total; greedy-dual eviction, which keeps a burst's surplus for ever.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 from math import inf
 from typing import NamedTuple
 
@@ -30,8 +32,10 @@ LIKELY = 0.2  # that the pause ends in the run
 WORTH = 0.25  # of what its cold starts cost, that the run has to gain
 LEAD_S, LEAD = 1.0, 0.01  # at least so long, and such a part of the pause, ahead and after
 
+# A busy cluster's windows are worked out hundreds of times a second: what is the same for all is known beforehand.
 _EDGES = gaps.EDGES_S
-_LAST = len(_EDGES) - 1  # the last bin has no end, so nobody waits for it
+_LENGTHS = [after - before for before, after in pairwise(_EDGES)]  # the last bin has no end, so nobody waits for it
+_ENDS = [float(edge) for edge in _EDGES[1:] if edge <= LONGEST_S]
 
 
 class Price(NamedTuple):
@@ -74,23 +78,23 @@ def windows(idle: Pauses, further: Pauses, price: Price, *, pre_warm: bool = Tru
 
 def gains(likely: Sequence[float], price: Price) -> list[float]:
     """Of each bin but the last, in gigabyte-seconds: what being warm there saves, less what it costs."""
+    saved, memory_gb = GBS_PER_COLD_SECOND * price.cold_s, price.memory_gb
     left = 1.0  # how likely the pause is to last through this bin
     net = []
-    for index in range(_LAST):
-        left -= likely[index]
-        waited = (_EDGES[index + 1] - _EDGES[index]) * (max(left, 0.0) + likely[index] / 2)
-        net.append(GBS_PER_COLD_SECOND * price.cold_s * likely[index] - price.memory_gb * waited)
+    for length, ends_here in zip(_LENGTHS, likely, strict=False):
+        left -= ends_here
+        waited = length * ((left if left > 0.0 else 0.0) + ends_here / 2)
+        net.append(saved * ends_here - memory_gb * waited)
     return net
 
 
 def linger_s(net: Sequence[float]) -> float:
     """The end, within bounds, of the prefix that gains most."""
     total, best, end_s = 0.0, -inf, SHORTEST_S
-    for index, gain in enumerate(net):
+    for gain, after_s in zip(net, _ENDS, strict=False):
         total += gain
-        after_s = _EDGES[index + 1]
-        if SHORTEST_S <= after_s <= LONGEST_S and total > best:
-            best, end_s = total, float(after_s)
+        if total > best and after_s >= SHORTEST_S:
+            best, end_s = total, after_s
     return end_s
 
 
@@ -98,9 +102,8 @@ def _best_run(net: Sequence[float], from_s: float) -> _Run | None:
     """The contiguous bins that together gain most (Kadane)."""
     best: _Run | None = None
     total, first = 0.0, 0
-    for index, gain in enumerate(net):
-        if _EDGES[index] < from_s:
-            continue
+    for index in range(bisect_left(_EDGES, from_s), len(net)):
+        gain = net[index]
         if total <= 0:
             total, first = 0.0, index
         total += gain

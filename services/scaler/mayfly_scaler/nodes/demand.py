@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from mayfly_proto.messages import Refusal
-from mayfly_proto.records import NodeLease, NodeLoad
+from mayfly_proto.records import NodeLease
+from mayfly_scaler.told import NodeReport
 
 EVICTED_LIMIT = 0.01  # of the starts: above it, idle instances go that are needed again at once
 EVICTED_WINDOW_S = 60.0
@@ -48,7 +49,7 @@ class Waiting(NamedTuple):
 
 class Seen(NamedTuple):
     lease: NodeLease
-    load: NodeLoad
+    load: NodeReport
 
 
 def measure(nodes: Iterable[Seen], waiting: Iterable[Waiting], size: Size, *, cpu: bool) -> Demand:
@@ -74,11 +75,11 @@ class Evictions:
     call is refused."""
 
     def __init__(self) -> None:
-        self._last: dict[str, NodeLoad] = {}
+        self._last: dict[str, NodeReport] = {}
         self._total = _Sum(0.0, 0, 0, 0.0)
         self._sums: deque[_Sum] = deque()
 
-    def observe(self, now: float, loads: Iterable[NodeLoad]) -> None:
+    def observe(self, now: float, loads: Iterable[NodeReport]) -> None:
         _, starts, evicted, evicted_mb = self._total
         for load in loads:
             before = self._last.get(load.node)
@@ -86,8 +87,9 @@ class Evictions:
             if before is None or before.epoch != load.epoch:
                 continue
             starts += load.starts - before.starts
-            evicted += load.evicted - before.evicted
-            evicted_mb += (load.evicted - before.evicted) * _instance_mb(load)
+            if more := load.evicted - before.evicted:
+                evicted += more
+                evicted_mb += more * _instance_mb(load)
         self._total = _Sum(now, starts, evicted, evicted_mb)
         self._sums.append(self._total)
         while len(self._sums) > 1 and self._sums[1].at <= now - EVICTED_WINDOW_S:
@@ -108,7 +110,7 @@ class Evictions:
         self._sums.clear()
 
 
-def _instance_mb(load: NodeLoad) -> float:
+def _instance_mb(load: NodeReport) -> float:
     """Mean of what is promised to one."""
-    count = sum(v.ready + v.starting for versions in load.instances.values() for v in versions.values())
+    count = sum(v.ready + v.starting for versions in load.counts().values() for v in versions.values())
     return load.memory_used_mb / count if count else 0.0

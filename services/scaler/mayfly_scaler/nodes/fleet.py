@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mayfly_proto import states
-from mayfly_proto.records import NodeLease, NodeLoad, NodeTarget
+from mayfly_proto.records import NodeLease, NodeTarget
 from mayfly_scaler.nodes.amount import Nodes
 from mayfly_scaler.nodes.demand import Seen, Size
 from mayfly_scaler.nodes.life import COMING, PRESENT, Event, State, move
 from mayfly_scaler.reports import STALE_S, Heard
+from mayfly_scaler.told import NodeReport
 
 SCALER = "scaler"  # who wrote a `NodeTarget`
 OPERATOR = "operator"
@@ -22,7 +23,7 @@ OPERATOR = "operator"
 
 class Facts(NamedTuple):
     leases: Mapping[str, NodeLease]
-    reports: Mapping[str, Heard[NodeLoad]]
+    reports: Mapping[str, Heard[NodeReport]]
     targets: Mapping[str, NodeTarget]
     listed: frozenset[str]  # what the provider has
 
@@ -40,7 +41,7 @@ class Node:
     state: State = State.REQUESTED
     heard: float = float("-inf")  # its last report, or that it joined
     lease: NodeLease | None = None
-    load: NodeLoad | None = None
+    load: NodeReport | None = None
     target: NodeTarget | None = None
     listed: bool = False  # the provider has it
     asked: bool = False  # by this scaler, for the provider to have it

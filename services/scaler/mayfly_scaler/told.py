@@ -1,0 +1,99 @@
+"""What is read of a report when it comes. A thousand nodes and ten thousand functions are told of once a second, and
+little of it is new: what a node says of each function is looked at when somebody asks, and what a router says again in
+the same words is not read again.
+"""
+
+from collections.abc import Mapping, Set
+from typing import NamedTuple
+
+import msgspec
+
+from mayfly_proto import states
+from mayfly_proto.records import FunctionLoad
+
+
+class Measured(msgspec.Struct, gc=False):
+    """What is read of a `VersionLoad`."""
+
+    ready: int = 0
+    starting: int = 0
+    private_mb: float = 0.0
+    cpu_percent: float = 0.0
+
+
+REPORT_S = 1.0  # from one report to the next
+
+_NOBODY: Set[str] = frozenset()
+
+Counts = dict[str, dict[str, Measured]]  # function → version → what the node has of it
+
+
+class NodeReport(msgspec.Struct, gc=False):
+    """What is read of a `NodeLoad`."""
+
+    node: str
+    epoch: int
+    memory_used_mb: int
+    cpu_percent: float
+    instances: msgspec.Raw
+    state: str = states.Node.UP.value
+    starts: int = 0
+    evicted: int = 0
+
+    def counts(self) -> Counts:
+        """Decoded each time that it is asked for."""
+        return _decode_counts(self.instances)
+
+
+class _RouterReport(msgspec.Struct):
+    """What is read of a `RouterLoad`."""
+
+    functions: dict[str, msgspec.Raw]
+
+
+class News(NamedTuple):
+    functions: Mapping[str, FunctionLoad]  # of which something is new, or where something goes on
+    gone: Set[str]  # functions of which nothing is said any more
+    elapsed_s: float  # since the report before
+
+
+decode_node = msgspec.json.Decoder(NodeReport).decode
+_decode_counts = msgspec.json.Decoder(Counts).decode
+_decode_router = msgspec.json.Decoder(_RouterReport).decode
+_decode_function = msgspec.json.Decoder(FunctionLoad).decode
+
+
+class Router:
+    """What one router says of functions: ``loads``, as it was said ``at`` last."""
+
+    __slots__ = ("_going_on", "_payload", "_said", "at", "loads")
+
+    def __init__(self, now: float) -> None:
+        self.at = now - REPORT_S
+        self.loads: dict[str, FunctionLoad] = {}
+        self._payload = b""
+        self._said: dict[str, msgspec.Raw] = {}
+        self._going_on: set[str] = set()
+
+    def hear(self, payload: bytes, now: float) -> News:
+        elapsed_s, self.at = now - self.at, now
+        changed, gone = self._read(payload) if payload != self._payload else (_NOBODY, _NOBODY)
+        return News({name: self.loads[name] for name in self._going_on | changed}, gone, elapsed_s)
+
+    def _read(self, payload: bytes) -> tuple[Set[str], Set[str]]:
+        """Names of functions: of which something else is said than before, and of which nothing is said any more."""
+        before, said = self._said, _decode_router(payload).functions
+        changed = {name: _decode_function(raw) for name, raw in said.items() if before.get(name) != raw}
+        gone = before.keys() - said.keys()
+        self._payload, self._said = payload, said
+        self.loads |= changed
+        for name in gone:
+            del self.loads[name]
+        self._going_on -= changed.keys() | gone
+        self._going_on |= {name for name, load in changed.items() if goes_on(load)}
+        return changed.keys(), gone
+
+
+def goes_on(load: FunctionLoad) -> bool:
+    """Whether this says something new each time that it is said."""
+    return bool(load.in_flight or load.queued or load.idle_gaps or load.further_gaps)
