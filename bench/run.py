@@ -15,7 +15,7 @@ import footprint
 import warm
 from events import run as events
 from replay import run as replay
-from scale import reports, router
+from scale import burst, metrics, reports, router
 from system import System, running
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
@@ -26,7 +26,12 @@ PARTS = {
     "events": events.measure,
     "scale-trace": replay.measure,
 }
-ALONE = {"scale-router": router.measure, "scale-reports": reports.measure}  # minutes, on stages of their own; if named
+ALONE = {  # minutes, on stages of their own; if named
+    "scale-router": router.measure,
+    "scale-reports": reports.measure,
+    "scale-metrics": metrics.measure,
+    "scale-burst": burst.measure,
+}
 
 
 async def measure(system: System, parts: list[str]) -> dict[str, Any]:

@@ -49,13 +49,14 @@ class System:
         with urllib.request.urlopen(request, timeout=60) as reply:
             return json.loads(reply.read())
 
-    def cpu_s(self) -> dict[str, float]:
-        """CPU seconds by process so far; `instances` is everything below the worker."""
+    def cpu_s(self, *, instances: bool = True) -> dict[str, float]:
+        """CPU seconds by process so far; `instances` is everything below the worker, and takes long when that is
+        much."""
         used = {}
         for name, pid in self.services().items():
             process = psutil.Process(pid)
             used[name] = sum(process.cpu_times()[:2])
-            if name == "worker":
+            if name == "worker" and instances:
                 used["instances"] = sum(_cpu_s(child) for child in process.children(recursive=True))
         return used
 

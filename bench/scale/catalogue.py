@@ -17,9 +17,9 @@ def names(count: int) -> list[str]:
     return [f"shop.f{number}" for number in range(count)]
 
 
-async def publish(bus: Bus, functions: Iterable[str], *, versions: int = 1) -> None:
-    """The last version is current, and all of them can be called."""
-    await together(_publish(bus, name, versions) for name in functions)
+async def publish(bus: Bus, functions: Iterable[str], *, versions: int = 1, consumers: bool = True) -> None:
+    """The last version is current, and all of them can be called. ``consumers``: and have events."""
+    await together(_publish(bus, name, versions, consumers and versions == 1) for name in functions)
 
 
 async def together(errands: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -47,10 +47,10 @@ def spec(name: str, version: int) -> records.VersionSpec:
     )
 
 
-async def _publish(bus: Bus, name: str, versions: int) -> None:
+async def _publish(bus: Bus, name: str, versions: int, consumers: bool) -> None:
     for version in range(1, versions + 1):
         await Bucket(bus, storage.VERSIONS).put(storage.version_key(name, version), records.encode(spec(name, version)))
-    if versions == 1:
+    if consumers:
         for consumer in wanted.consumers(spec(name, 1)):
             request = {"stream_name": consumer.stream, "config": consumer.config(paused=False), "action": "create"}
             await jetstream.api(bus, subjects.consumer_create(*consumer.key), request, timeout_s=60)

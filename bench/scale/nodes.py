@@ -1,14 +1,17 @@
-"""Simulated worker nodes: ``python -m scale.nodes NODES FUNCTIONS COPIES`` with a worker's settings in the environment.
+"""Simulated worker nodes: ``python -m scale.nodes NODES FUNCTIONS COPIES [BUSY]``, with a worker's settings in the
+environment.
 
 One process and one connection play them all. Each holds a lease in KV, reports its load once a second as a real one
 does, has routes in the Route Cache, answers `Adopt`, starts what it is asked to start, and answers calls with their own
 payload. There is no code in them, no memory, and no limit: what they cost others is the point.
 
-Every function (`catalogue.names`) has an instance on COPIES nodes, so each node has FUNCTIONS * COPIES / NODES.
+Every function (`catalogue.names`) has an instance on COPIES nodes, so each node has FUNCTIONS * COPIES / NODES. Of the
+first BUSY functions each report says something else.
 """
 
 import argparse
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +41,7 @@ class Node:
     def __init__(self, name: str) -> None:
         self.name = name
         self.instances: dict[tuple[str, int], list[str]] = {}  # by function and version; all of them idle
+        self.busy: set[str] = set()  # functions, as far as reports are concerned
         self.routers: dict[str, records.RouterSeen] = {}
         self.last_seq: Counter[str] = Counter()
         self.reports = 0
@@ -46,7 +50,10 @@ class Node:
         self.reports += 1
         instances: dict[str, dict[str, records.VersionLoad]] = {}
         for (function, version), ready in self.instances.items():
-            load = records.VersionLoad(ready=len(ready), private_mb=21.4, cpu_percent=0.3)
+            busy, cpu_percent = (
+                (random.randint(0, 1), random.randint(0, 50) / 10) if function in self.busy else (0, 0.3)
+            )
+            load = records.VersionLoad(ready=len(ready), busy=busy, private_mb=21.4, cpu_percent=cpu_percent)
             instances.setdefault(function, {})[str(version)] = load
         return records.NodeLoad(
             node=self.name,
@@ -65,7 +72,7 @@ class Node:
 
 
 class Swarm:
-    def __init__(self, bus: Bus, nodes: int, functions: int, copies: int) -> None:
+    def __init__(self, bus: Bus, nodes: int, functions: int, copies: int, busy: int) -> None:
         self._bus = bus
         self._nodes = {f"n{number}": Node(f"n{number}") for number in range(1, nodes + 1)}
         self._routes = Bucket(bus, storage.ROUTES)
@@ -78,6 +85,8 @@ class Swarm:
             for copy in range(copies):
                 node = everybody[(number * copies + copy) % nodes]
                 node.instances[name, 1] = [f"i{number}-{copy}"]
+                if number < busy:
+                    node.busy.add(name)
 
     async def start(self) -> None:
         handlers: dict[bytes, Callable[..., None]] = {
@@ -160,7 +169,7 @@ class Swarm:
         task.add_done_callback(self._tasks.discard)
 
 
-async def run(settings: ServiceConfig, nodes: int, functions: int, copies: int) -> None:
+async def run(settings: ServiceConfig, nodes: int, functions: int, copies: int, busy: int) -> None:
     bus = await Bus.connect(
         settings.nats_url,
         name="simulated-nodes",
@@ -168,7 +177,7 @@ async def run(settings: ServiceConfig, nodes: int, functions: int, copies: int) 
         user=settings.nats_user,
         password=settings.nats_password(),
     )
-    swarm = Swarm(bus, nodes, functions, copies)
+    swarm = Swarm(bus, nodes, functions, copies, busy)
     await swarm.start()
     supervisor.notify(supervisor.READY)
     await swarm.live()
@@ -178,5 +187,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("nodes", "functions", "copies"):
         parser.add_argument(name, type=int)
+    parser.add_argument("busy", type=int, nargs="?", default=0)
     options = parser.parse_args()
-    uvloop.run(run(config.load(ServiceConfig, "worker"), options.nodes, options.functions, options.copies))
+    settings = config.load(ServiceConfig, "worker")
+    uvloop.run(run(settings, options.nodes, options.functions, options.copies, options.busy))

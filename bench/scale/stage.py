@@ -70,6 +70,10 @@ class Stage:
         """The process of `nodes`, which takes these arguments; its nodes have said who they are on return."""
         return await self._start(["-m", "scale.nodes", *map(str, arguments)], "worker", {})
 
+    async def routers(self, *arguments: object) -> Member:
+        """The process of `routers`, which takes these arguments."""
+        return await self._start(["-m", "scale.routers", *map(str, arguments)], "router", {})
+
     async def _start(self, command: list[str], role: str, fields: dict[str, object]) -> Member:
         number = len(self._members)
         secret = self._folder / f"{role}.password"
