@@ -34,10 +34,17 @@ class Recent(NamedTuple):
     seconds: float  # between the two; 0: there is one report only
 
 
+class _Said(msgspec.Struct):
+    """A `RouterLoad` whose functions are not read yet."""
+
+    functions: dict[str, msgspec.Raw]
+
+
 class RouterReports:
     def __init__(self) -> None:
         self._kept: deque[Heard] = deque()
-        self._let_go: dict[str, FunctionLoad] = {}
+        self._let_go: dict[str, msgspec.Raw] = {}  # what reports that were let go said last of each function
+        self._gone = b""  # the last of these reports
 
     @property
     def heard_at(self) -> float:
@@ -46,16 +53,29 @@ class RouterReports:
     def add(self, fresh: Heard) -> None:
         self._kept.append(fresh)
         while len(self._kept) > 1 and self._kept[1].at <= fresh.at - WINDOW_S:
-            self._let_go.update(_functions(self._kept.popleft().raw))
+            self._let_it_go(self._kept.popleft().raw)
 
     def recent(self) -> Recent:
+        now = _functions(self._kept[-1].raw)
+        first: Mapping[str, FunctionLoad] = _functions(self._kept[0].raw) if len(self._kept) > 1 else {}
         before: dict[str, FunctionLoad] = {}
         for heard in list(self._kept)[-2:0:-1]:
             before |= _functions(heard.raw)  # where it woke within the window: as it was first told
-        before |= self._let_go
-        if len(self._kept) > 1:
-            before |= _functions(self._kept[0].raw)
-        return Recent(before, _functions(self._kept[-1].raw), self._kept[-1].at - self._kept[0].at)
+        for name in now.keys() & self._let_go.keys() - first.keys():
+            if load := _decoded(self._let_go[name], FunctionLoad):
+                before[name] = load
+        before |= first
+        return Recent(before, now, self._kept[-1].at - self._kept[0].at)
+
+    def _let_it_go(self, raw: bytes) -> None:
+        """Most say the same as the one before, and of most functions: that is not read, and not kept twice."""
+        if raw == self._gone:
+            return
+        self._gone = raw
+        report = _decoded(raw, _Said)
+        for name, said in report.functions.items() if report is not None else ():
+            if self._let_go.get(name) != said:
+                self._let_go[name] = said.copy()  # else it would keep all of the report
 
 
 class Reports:
@@ -91,7 +111,7 @@ def _functions(raw: bytes) -> Mapping[str, FunctionLoad]:
     return load.functions if load is not None else {}
 
 
-def _decoded(raw: bytes, kind: type[T]) -> T | None:
+def _decoded(raw: bytes | msgspec.Raw, kind: type[T]) -> T | None:
     """None for what is no report: whoever may publish there may publish anything."""
     try:
         return records.decode(raw, kind)
