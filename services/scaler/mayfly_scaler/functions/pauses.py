@@ -26,7 +26,14 @@ def _prior() -> list[float]:
     return [(after - before) / whole for before, after in pairwise(ends)] + [1 / whole]
 
 
+def _step(total: int) -> tuple[float, float]:
+    """What a unit fades to by so many pauses, and the mean of what they weigh, in units of the last."""
+    faded = max(_FADE**total, 1 / _LARGEST)
+    return faded, (1 - faded) / (total * (1 - _FADE))
+
+
 PRIOR = _prior()
+_STEPS = [(1.0, 1.0), *map(_step, range(1, 100))]  # most reports are of a few
 _BELIEF = [PRIOR_WEIGHT * part for part in PRIOR]
 
 
@@ -54,11 +61,12 @@ class Pauses:
         total = sum(counts.values())
         if total <= 0:
             return
-        faded = max(_FADE**total, 1 / _LARGEST)
+        faded, each = _STEPS[total] if total < len(_STEPS) else _step(total)
         self._unit /= faded
-        each = self._unit * (1 - faded) / (total * (1 - _FADE))
+        each *= self._unit
+        weights = self._weights
         for index, count in counts.items():
-            self._weights[index] += each * count
+            weights[index] += each * count
         self.count += total
         if self._unit > _LARGEST:
             self._weights = [weight / self._unit for weight in self._weights]
