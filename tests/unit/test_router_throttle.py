@@ -52,19 +52,30 @@ def offer(rig: Rig, function: Function, reply: bytes = b"_INBOX.caller.1") -> Ca
     concurrency=st.integers(1, 5),
     max_instances=st.integers(1, 50),
     share=st.none() | st.integers(0, 60),
+    busy_part=st.floats(0, 1),
 )
 def test_refused_if_and_only_if_the_queue_is_full_or_the_wait_too_long(
-    queued: int, max_queue: int, service_s: float | None, concurrency: int, max_instances: int, share: int | None
+    queued: int,
+    max_queue: int,
+    service_s: float | None,
+    concurrency: int,
+    max_instances: int,
+    share: int | None,
+    busy_part: float,
 ) -> None:
-    """429 iff max_queue calls wait, or those before it take longer than wait_s in the slots that the function may get:
-    its limit, or its share while there are shares. Retry-After is that time, in whole seconds from 1 to 60."""
+    """429 iff max_queue calls wait, or those before it that find no slot free take longer than wait_s in the slots that
+    the function may get: its limit, or its share while there are shares. Retry-After is that time, in whole seconds
+    from 1 to 60."""
     rig = Rig()
     if share is not None:
         rig.state.allotments.hear(Shares(epoch=1, shares={"f": share}), rig.now)
     function = busy_function(rig, service_s, max_queue=max_queue, concurrency=concurrency, max_instances=max_instances)
     wait(rig, function, queued)
     instances = max_instances if share is None else min(max_instances, max(1, share))
-    predicted_s = queued * (service_s or 0.0) / (instances * concurrency)
+    slots = instances * concurrency
+    assert function.current is not None
+    busy = function.current.busy = int(busy_part * slots)
+    predicted_s = max(0, queued - (slots - busy)) * (service_s or 0.0) / slots
     assume(abs(predicted_s - WAIT_S) > 1e-6)
     error = offer(rig, function)
     assert (error is not None) == (queued >= max_queue or predicted_s > WAIT_S)
@@ -103,6 +114,13 @@ def test_a_function_that_may_grow_is_taken_for_grown() -> None:
     assert offer(rig, function) is None
 
 
+def test_those_who_are_to_have_an_instance_each_are_not_in_each_others_way() -> None:
+    """500 calls of 13 s at once, none of 500 possible instances there yet: all of them start when theirs is ready."""
+    rig = Rig()
+    function = busy_function(rig, 13.0, max_instances=500)
+    assert all(offer(rig, function) is None for _ in range(500))
+
+
 def test_what_nobody_waits_for_is_not_refused_for_its_wait() -> None:
     """A call without a reply, and a durable one, are not in a hurry."""
     rig = Rig()
@@ -129,12 +147,16 @@ def test_bytes_that_wait_are_limited_too() -> None:
     assert function.throttled == 1
 
 
-@given(st.integers(0, 10**6), st.floats(1e-4, 1e4), st.integers(0, 1000))
-def test_a_longer_queue_and_fewer_slots_mean_a_longer_wait(queued: int, service_s: float, slots: int) -> None:
+@given(st.integers(0, 10**6), st.floats(1e-4, 1e4), st.integers(0, 1000), st.integers(0, 1000))
+def test_a_longer_queue_and_fewer_slots_mean_a_longer_wait(
+    queued: int, service_s: float, slots: int, busy: int
+) -> None:
     """The prediction is monotone, and what a caller is told is in bounds and no less than it."""
-    wait_s = predicted_wait_s(queued, service_s, slots)
-    assert predicted_wait_s(queued + 1, service_s, slots) > wait_s
-    assert predicted_wait_s(queued, service_s, slots + 1) <= wait_s
+    busy = min(busy, slots)
+    wait_s = predicted_wait_s(queued, service_s, slots, busy)
+    assert predicted_wait_s(queued + slots + 1, service_s, slots, busy) > wait_s
+    assert predicted_wait_s(queued, service_s, slots + 1, busy) <= wait_s
+    assert predicted_wait_s(queued, service_s, slots + 1, busy + 1) <= wait_s + service_s
     told = retry_after_s(wait_s)
     assert 1 <= told <= LONGEST_RETRY_S
     assert told >= min(wait_s, LONGEST_RETRY_S)

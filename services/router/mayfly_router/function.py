@@ -150,7 +150,8 @@ class Function:
         most = self.current.spec.max_instances
         count = self.allotment.count(now)
         slots = pool.spec.concurrency * (most if count is None else min(most, count))
-        return throttle.predicted_wait_s(pool.queue.urgent, pool.service_s, max(slots, pool.slots, pool.busy))
+        slots = max(slots, pool.slots, pool.busy)
+        return throttle.predicted_wait_s(pool.queue.urgent, pool.service_s, slots, pool.busy)
 
     def excessive_wait_s(self, pool: Pool, limit_s: float, now: float) -> float:
         """The same if it is longer than the limit, else 0."""

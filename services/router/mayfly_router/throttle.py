@@ -10,9 +10,10 @@ from math import ceil
 LONGEST_RETRY_S = 60
 
 
-def predicted_wait_s(queued: int, service_s: float, slots: int) -> float:
-    """``queued`` calls go first, each for ``service_s`` in one of ``slots``."""
-    return queued * service_s / max(1, slots)
+def predicted_wait_s(queued: int, service_s: float, slots: int, busy: int) -> float:
+    """``queued`` calls go first: some into the slots that are not ``busy``, at once or as soon as they are there, the
+    others one after the other, each for ``service_s``."""
+    return max(0, queued - (slots - busy)) * service_s / max(1, slots)
 
 
 def retry_after_s(wait_s: float) -> int:
