@@ -26,11 +26,12 @@ class Window(NamedTuple):
     end_s: float
 
     def holds(self, idle_since: float | None, now: float) -> bool:
-        return idle_since is not None and self.begin_s <= now - idle_since < self.end_s
+        """By the same sums as `next_begin`: rounded otherwise, a window could begin and not hold at the same moment."""
+        return idle_since is not None and idle_since + self.begin_s <= now < idle_since + self.end_s
 
     def missed(self, idle_since: float | None, now: float) -> bool:
         """It is over, and nobody came."""
-        return idle_since is not None and now - idle_since >= self.end_s
+        return idle_since is not None and now >= idle_since + self.end_s
 
     def next_begin(self, idle_since: float | None, now: float) -> float:
         """It does not begin before then, whatever happens until then: who is called meanwhile falls idle later."""
