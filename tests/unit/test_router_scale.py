@@ -19,7 +19,7 @@ from mayfly_proto.records import (
     RouterSeen,
     VersionLoad,
 )
-from mayfly_router.app import Report
+from mayfly_proto.reports import RouterReport
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.durable.events import Events
 from mayfly_router.durable.intake import ROUND_S, SILENCE_S
@@ -220,7 +220,7 @@ def test_parts_of_records_are_called_what_the_records_call_them() -> None:
     """What a router reads of a node's report, and what it puts together itself."""
     assert set(Heartbeat.__struct_fields__) <= set(NodeLoad.__struct_fields__)
     loads = {"f": msgspec.Raw(records.encode(FunctionLoad(ready=1)))}
-    report = records.encode(Report(router="r1", epoch=7, functions=loads))
+    report = records.encode(RouterReport(router="r1", epoch=7, functions=loads))
     assert records.decode(report, RouterLoad) == RouterLoad(
         router="r1", epoch=7, functions={"f": FunctionLoad(ready=1)}
     )

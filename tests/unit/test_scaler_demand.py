@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from mayfly_proto import records
 from mayfly_proto.messages import Refusal
 from mayfly_proto.records import Client, NodeLease, NodeLoad, VersionLoad
+from mayfly_proto.reports import NodeReport
 from mayfly_scaler.nodes.backoff import FIRST_S, LAST_S, Backoff
 from mayfly_scaler.nodes.demand import EVICTED_WINDOW_S, Evictions, Seen, Size, Waiting, measure
-from mayfly_scaler.told import NodeReport, decode_node
+from mayfly_scaler.told import decode_node
 
 SIZE = Size(memory_mb=2048, cores=4)
 settings = hypothesis_settings(deadline=None)

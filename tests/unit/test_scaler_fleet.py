@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from mayfly_proto import records, states
 from mayfly_proto.records import Client, NodeLease, NodeLoad, NodeTarget
+from mayfly_proto.reports import NodeReport
 from mayfly_proto.states import IllegalMove
 from mayfly_scaler.nodes.demand import Size
 from mayfly_scaler.nodes.fleet import OPERATOR, SCALER, Facts, Fleet
 from mayfly_scaler.nodes.life import LIFE, Event, State, move
 from mayfly_scaler.reports import STALE_S, Heard
-from mayfly_scaler.told import NodeReport, decode_node
+from mayfly_scaler.told import decode_node
 
 BOOT_S = 15.0
 SIZE = Size(2048, 4)

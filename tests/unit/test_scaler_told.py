@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from mayfly_proto import records
 from mayfly_proto.records import FunctionLoad, NodeLoad, RouterLoad, VersionLoad
-from mayfly_scaler.told import REPORT_S, Measured, NodeReport, Router, decode_node
+from mayfly_proto.reports import NodeReport
+from mayfly_scaler.told import REPORT_S, Measured, Router, counts, decode_node
 
 loads = st.builds(
     FunctionLoad,
@@ -79,4 +80,4 @@ def test_what_is_read_is_what_is_sent() -> None:
     read = decode_node(records.encode(load))
     names = set(NodeReport.__struct_fields__) - {"instances"}
     assert {name: getattr(read, name) for name in names} == {name: getattr(load, name) for name in names}
-    assert read.counts() == {}
+    assert counts(read) == {}

@@ -13,26 +13,16 @@ import msgspec
 from mayfly_activator.placement import START_SLOTS_PER_CORE, Candidate
 from mayfly_proto import records, states, storage
 from mayfly_proto.records import NodeLease, Route, VersionLoad
+from mayfly_proto.reports import NodeReport
 
 STALE_S = 3.0  # an older report is not placed by
 KNOWN_S = 900.0  # after its last instance a node has the code of a version, and for so long perhaps a template
 SMOOTHING = 0.3  # weight of a report in a node's use of its processors: one busy second says little
 
 
-class Report(msgspec.Struct, gc=False):
-    """What is read of a `NodeLoad` when it comes."""
-
-    node: str
-    epoch: int
-    memory_used_mb: int
-    cpu_percent: float
-    instances: msgspec.Raw
-    state: str = states.Node.UP.value
-
-
 Counts = dict[str, dict[str, VersionLoad]]  # function → version → counts
 
-_decode_report = msgspec.json.Decoder(Report).decode
+_decode_report = msgspec.json.Decoder(NodeReport).decode
 _decode_instances = msgspec.json.Decoder(Counts).decode
 _NOWHERE: Mapping[str, dict[int, Route]] = {}
 _NOTHING: Mapping[int, Route] = {}
@@ -48,7 +38,7 @@ class Order(NamedTuple):
 class Node:
     def __init__(self, lease: NodeLease, joined: float) -> None:
         self.lease = lease
-        self.last: Report | None = None
+        self.last: NodeReport | None = None
         self.heard = joined
         self.asked: list[Order] = []  # not answered
         self.accepted: list[Order] = []  # answered since the last report
@@ -82,7 +72,7 @@ class Node:
             labels=self.lease.labels,
         )
 
-    def report(self, report: Report, now: float) -> None:
+    def report(self, report: NodeReport, now: float) -> None:
         """What the node accepted before it sent this is in it: its words come in the order in which it says them."""
         self.last, self._counts, self.heard = report, None, now
         self.cpu_percent += SMOOTHING * (report.cpu_percent - self.cpu_percent)

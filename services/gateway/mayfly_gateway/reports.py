@@ -14,6 +14,7 @@ import msgspec
 
 from mayfly_proto import records
 from mayfly_proto.records import FunctionLoad
+from mayfly_proto.reports import RouterReport
 
 T = TypeVar("T")
 
@@ -32,12 +33,6 @@ class Recent(NamedTuple):
     before: Mapping[str, FunctionLoad]
     now: Mapping[str, FunctionLoad]
     seconds: float  # between the two; 0: there is one report only
-
-
-class _Said(msgspec.Struct):
-    """A `RouterLoad` whose functions are not read yet."""
-
-    functions: dict[str, msgspec.Raw]
 
 
 class RouterReports:
@@ -72,7 +67,7 @@ class RouterReports:
         if raw == self._gone:
             return
         self._gone = raw
-        report = _decoded(raw, _Said)
+        report = _decoded(raw, RouterReport)
         for name, said in report.functions.items() if report is not None else ():
             if self._let_go.get(name) != said:
                 self._let_go[name] = said.copy()  # else it would keep all of the report

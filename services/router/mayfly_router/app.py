@@ -12,6 +12,7 @@ from mayfly_chassis.micro import Request
 from mayfly_chassis.mirror import Mirror
 from mayfly_chassis.service import Chassis
 from mayfly_proto import records, storage, subjects
+from mayfly_proto.reports import RouterReport
 from mayfly_router import drains, farewell
 from mayfly_router.catalog import Catalog
 from mayfly_router.config import RouterConfig
@@ -170,7 +171,8 @@ class Router:
         self._holds.step(now)
         self._limits.every_second(now)
         self._events.every_second(now)
-        report = Report(router=self._config.name, epoch=self.state.members.epoch, functions=self.state.loads.current)
+        told = self.state.loads.current
+        report = RouterReport(router=self._config.name, epoch=self.state.members.epoch, functions=told)
         with suppress(BusError):
             self._bus.publish(subjects.load_router(self._config.name), records.encode(report))
         self.state.loads.told()
@@ -200,14 +202,6 @@ class Router:
         client = records.Client(server=event.server.id, id=event.client.id)
         self._fleet.disconnected(client)
         self._membership.disconnected(client)
-
-
-class Report(msgspec.Struct):
-    """`RouterLoad`, of functions that were encoded when they were looked at: thousands at once would hold up calls."""
-
-    router: str
-    epoch: int
-    functions: dict[str, msgspec.Raw]
 
 
 class _Server(msgspec.Struct):

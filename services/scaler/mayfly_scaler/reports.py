@@ -14,7 +14,8 @@ from mayfly_chassis.mirror import Mirror
 from mayfly_proto import codec, records, storage, subjects
 from mayfly_proto.messages import Blocked
 from mayfly_proto.records import FunctionLoad, NodeLease
-from mayfly_scaler.told import News, NodeReport, Router, decode_node
+from mayfly_proto.reports import NodeReport
+from mayfly_scaler.told import News, Router, decode_node
 
 STALE_S = 3.0
 GONE_S = 10.0  # as long as a router's lease: what it said of functions then, another owner would have to repeat

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from mayfly_proto import states
 from mayfly_proto.records import FunctionLoad
+from mayfly_proto.reports import NodeReport, RouterReport
 
 
 class Measured(msgspec.Struct, gc=False):
@@ -30,29 +30,6 @@ _NOBODY: Set[str] = frozenset()
 Counts = dict[str, dict[str, Measured]]  # function → version → what the node has of it
 
 
-class NodeReport(msgspec.Struct, gc=False):
-    """What is read of a `NodeLoad`."""
-
-    node: str
-    epoch: int
-    memory_used_mb: int
-    cpu_percent: float
-    instances: msgspec.Raw
-    state: str = states.Node.UP.value
-    starts: int = 0
-    evicted: int = 0
-
-    def counts(self) -> Counts:
-        """Decoded each time that it is asked for."""
-        return _decode_counts(self.instances)
-
-
-class _RouterReport(msgspec.Struct):
-    """What is read of a `RouterLoad`."""
-
-    functions: dict[str, msgspec.Raw]
-
-
 class News(NamedTuple):
     functions: Mapping[str, FunctionLoad]  # of which something is new, or where something goes on
     gone: Set[str]  # functions of which nothing is said any more
@@ -61,8 +38,13 @@ class News(NamedTuple):
 
 decode_node = msgspec.json.Decoder(NodeReport).decode
 _decode_counts = msgspec.json.Decoder(Counts).decode
-_decode_router = msgspec.json.Decoder(_RouterReport).decode
+_decode_router = msgspec.json.Decoder(RouterReport).decode
 _decode_function = msgspec.json.Decoder(FunctionLoad).decode
+
+
+def counts(report: NodeReport) -> Counts:
+    """Decoded each time that it is asked for."""
+    return _decode_counts(report.instances)
 
 
 class Router:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mayfly_scaler.told import NodeReport
+from mayfly_proto.reports import NodeReport
+from mayfly_scaler.told import counts
 
 
 class Usage(NamedTuple):
@@ -22,7 +23,7 @@ def survey(reports: Iterable[NodeReport], current: Mapping[str, int]) -> dict[st
     keys = {function: str(version) for function, version in current.items()}
     sums: dict[str, list[float]] = {}  # what `Usage` says; lists, as this goes through all instances that there are
     for report in reports:
-        for function, versions in report.counts().items():
+        for function, versions in counts(report).items():
             version = versions.get(keys.get(function, ""))
             if version is None or not version.private_mb:
                 continue

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from mayfly_proto.messages import Refusal
 from mayfly_proto.records import NodeLease
-from mayfly_scaler.told import NodeReport
+from mayfly_proto.reports import NodeReport
+from mayfly_scaler.told import counts
 
 EVICTED_LIMIT = 0.01  # of the starts: above it, idle instances go that are needed again at once
 EVICTED_WINDOW_S = 60.0
@@ -112,5 +113,5 @@ class Evictions:
 
 def _instance_mb(load: NodeReport) -> float:
     """Mean of what is promised to one."""
-    count = sum(v.ready + v.starting for versions in load.counts().values() for v in versions.values())
+    count = sum(v.ready + v.starting for versions in counts(load).values() for v in versions.values())
     return load.memory_used_mb / count if count else 0.0

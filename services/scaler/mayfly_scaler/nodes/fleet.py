@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from mayfly_proto import states
 from mayfly_proto.records import NodeLease, NodeTarget
+from mayfly_proto.reports import NodeReport
 from mayfly_scaler.nodes.amount import Nodes
 from mayfly_scaler.nodes.demand import Seen, Size
 from mayfly_scaler.nodes.life import COMING, PRESENT, Event, State, move
 from mayfly_scaler.reports import STALE_S, Heard
-from mayfly_scaler.told import NodeReport
 
 SCALER = "scaler"  # who wrote a `NodeTarget`
 OPERATOR = "operator"
