@@ -109,8 +109,7 @@ class Dispatch:
 
     def enter(self, function: Function, pool: Pool, call: Call, now: float) -> None:
         """Into a free slot, or else into the queue."""
-        if not function.awake:
-            self._state.wake(function)
+        self._state.wake(function)
         share = pool.take(now)
         if share is None and call.deliveries and not pool.queue:
             share = pool.take_ahead(now)

@@ -54,7 +54,6 @@ class Function:
         self.current: Pool | None = None  # None: deleted
         self.sources: list[Source] = []  # the consumers that feed it
         self.left = False  # another router's now
-        self.awake = False  # see `State.wake`
         self.calls = 0
         self.errors = 0  # answered by this router
         self.throttled = 0  # of them, for there are too many

@@ -43,7 +43,7 @@ class Rounds:
 
     def _look_at(self, function: Function, now: float) -> None:
         self._seen.add(function)
-        if function.awake:
+        if function in self._state.awake:
             self._look(function, now)
 
     def __repr__(self) -> str:

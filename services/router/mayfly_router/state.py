@@ -72,9 +72,7 @@ class State:
     def wake(self, function: Function) -> None:
         """Something happens to it. What goes through functions by time goes through those that are awake: a few,
         however many there are."""
-        if not function.awake:
-            function.awake = True
-            self.awake[function] = None
+        self.awake[function] = None
 
     def expect(self, pool: Pool, node: str) -> None:
         """Instances of this version start there: the node's reports are looked at for them."""
@@ -88,7 +86,6 @@ class State:
         elif function.name not in self.functions:
             self.loads.drop(function.name)
         if function.left or function.quiet:
-            function.awake = False
             del self.awake[function]
 
     def report(self) -> RouterState:
