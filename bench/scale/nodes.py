@@ -16,14 +16,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import uvloop
-
-from mayfly_chassis import config, supervisor
+from mayfly_chassis import supervisor
 from mayfly_chassis.bus import Bus
-from mayfly_chassis.config import ServiceConfig
 from mayfly_chassis.kv import Bucket
 from mayfly_proto import codec, messages, ownership, records, storage, subjects
 from scale import catalogue
+from scale.simulated import run
 
 SLOTS = 64  # of an instance
 MEMORY_MB = 1_000_000
@@ -169,14 +167,7 @@ class Swarm:
         task.add_done_callback(self._tasks.discard)
 
 
-async def run(settings: ServiceConfig, nodes: int, functions: int, copies: int, busy: int) -> None:
-    bus = await Bus.connect(
-        settings.nats_url,
-        name="simulated-nodes",
-        role="worker",
-        user=settings.nats_user,
-        password=settings.nats_password(),
-    )
+async def play(bus: Bus, nodes: int, functions: int, copies: int, busy: int) -> None:
     swarm = Swarm(bus, nodes, functions, copies, busy)
     await swarm.start()
     supervisor.notify(supervisor.READY)
@@ -189,5 +180,4 @@ if __name__ == "__main__":
         parser.add_argument(name, type=int)
     parser.add_argument("busy", type=int, nargs="?", default=0)
     options = parser.parse_args()
-    settings = config.load(ServiceConfig, "worker")
-    uvloop.run(run(settings, options.nodes, options.functions, options.copies, options.busy))
+    run("worker", lambda bus: play(bus, options.nodes, options.functions, options.copies, options.busy))

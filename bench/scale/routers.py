@@ -9,13 +9,11 @@ import argparse
 import asyncio
 import random
 
-import uvloop
-
-from mayfly_chassis import config, supervisor
+from mayfly_chassis import supervisor
 from mayfly_chassis.bus import Bus
-from mayfly_chassis.config import ServiceConfig
 from mayfly_proto import gaps, ownership, records, subjects
 from scale import catalogue
+from scale.simulated import run
 
 READY = 4
 SLOW = 5  # of so many functions one takes long to start
@@ -76,14 +74,7 @@ async def live(bus: Bus, routers: dict[str, dict[str, Function]]) -> None:
             await asyncio.sleep(max(0.0, began + turn / len(routers) - clock()))
 
 
-async def run(settings: ServiceConfig, routers: int, functions: int, busy: int) -> None:
-    bus = await Bus.connect(
-        settings.nats_url,
-        name="simulated-routers",
-        role="router",
-        user=settings.nats_user,
-        password=settings.nats_password(),
-    )
+async def play(bus: Bus, routers: int, functions: int, busy: int) -> None:
     names = [f"r{number}" for number in range(1, routers + 1)]
     rng = random.Random(1)
     own: dict[str, dict[str, Function]] = {name: {} for name in names}
@@ -98,4 +89,4 @@ if __name__ == "__main__":
     for name in ("routers", "functions", "busy"):
         parser.add_argument(name, type=int)
     options = parser.parse_args()
-    uvloop.run(run(config.load(ServiceConfig, "router"), options.routers, options.functions, options.busy))
+    run("router", lambda bus: play(bus, options.routers, options.functions, options.busy))
