@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import nats
 import psutil
 
 from load import stock_client
+from scale import cpu
 from scale.stage import BENCH
 from system import System, running
 
@@ -147,13 +147,12 @@ async def watched(system: System) -> AsyncIterator[dict[float, dict[str, float]]
 
 
 def below_the_worker_s(system: System) -> float:
-    """CPU seconds by the scheduler's own count: the usual one leaves out what is below 10 ms in each process, which is
-    most of a start."""
-    spent_ns = 0
+    """CPU seconds of all that it started and that lives."""
+    spent_s = 0.0
     for process in psutil.Process(system.services()["worker"]).children(recursive=True):
         with suppress(OSError):
-            spent_ns += int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0])
-    return spent_ns / 1e9
+            spent_s += cpu.used_s(process.pid)
+    return spent_s
 
 
 async def none_left(system: System) -> float:

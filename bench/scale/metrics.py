@@ -2,11 +2,10 @@
 each and eight routers with 10,000, at rest and busy. All of these nodes and routers are simulated."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import psutil
-
-from scale import catalogue
+from scale import catalogue, cpu
 from scale.reports import COPIES, FUNCTIONS, NODES, percent
 from scale.stage import Stage, stage
 
@@ -19,8 +18,7 @@ Clocks = dict[str, Callable[[], float]]
 async def measure(nodes: int = NODES, routers: int = ROUTERS, functions: int = FUNCTIONS) -> dict[str, Any]:
     async with stage() as here:
         await catalogue.publish(here.bus, catalogue.names(functions), consumers=False)
-        server = psutil.Process(here.server.pid)
-        clocks: Clocks = {"nats-server": lambda: sum(server.cpu_times()[:2])}
+        clocks: Clocks = {"nats-server": partial(cpu.used_s, here.server.pid)}
         for role in LISTENERS:
             clocks[role] = (await here.service(role)).cpu_s
         figures = {"nobody reports": await percent(clocks)}

@@ -3,11 +3,10 @@
 import asyncio
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import psutil
-
-from scale import calls, catalogue, handovers
+from scale import calls, catalogue, cpu, handovers
 from scale.platform import Platform
 from scale.stage import stage
 from scale.waiting import agree
@@ -28,8 +27,7 @@ async def measure(nodes: int = NODES, functions: int = FUNCTIONS, copies: int = 
         router = await here.service("router", name="r1")
         listeners = {role: router if role == "router" else await here.service(role) for role in present}
         clocks: dict[str, Callable[[], float]] = {role: member.cpu_s for role, member in listeners.items()}
-        server = psutil.Process(here.server.pid)
-        clocks["nats-server"] = lambda: sum(server.cpu_times()[:2])
+        clocks["nats-server"] = partial(cpu.used_s, here.server.pid)
         await agree(here.bus, "r1")
         before = await percent(clocks)
         swarm = await here.nodes(nodes, functions, copies)

@@ -19,6 +19,7 @@ from mayfly_broker.roles import OPERATOR
 from mayfly_broker.server import EmbeddedServer
 from mayfly_chassis import supervisor
 from mayfly_chassis.bus import Bus
+from scale import cpu
 
 BENCH = Path(__file__).parents[1]
 READY_S = 300.0
@@ -34,9 +35,7 @@ class Member:
         self.log = log
 
     def cpu_s(self) -> float:
-        """As the scheduler counts it, in nanoseconds; `psutil` has it in hundredths of a second."""
-        threads = Path(f"/proc/{self._process.pid}/task").glob("*/schedstat")
-        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+        return cpu.used_s(self._process.pid)
 
     def resident_mb(self) -> float:
         return float(self._seen.memory_info().rss / 2**20)
