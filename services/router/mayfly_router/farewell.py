@@ -11,16 +11,12 @@ import msgspec
 
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, NoResponders
-from mayfly_proto import codec, subjects
-from mayfly_proto.messages import Adopt, Adopted
+from mayfly_router import adoption
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.nodes import Node
 from mayfly_router.state import State
 
-ANSWER_S = 1.0
 RETRY_S = 0.05
-
-_decode = codec.Unpacker(Adopted)
 
 
 async def hear_out(bus: Bus, state: State, dispatch: Dispatch) -> None:
@@ -32,10 +28,8 @@ async def hear_out(bus: Bus, state: State, dispatch: Dispatch) -> None:
 async def _hear_out(bus: Bus, state: State, dispatch: Dispatch, node: Node) -> None:
     while True:
         reconnects = bus.reconnects
-        question = Adopt(state.router, state.members.epoch, sorted(state.members.members))
         try:
-            reply = await bus.request(subjects.node_adopt(node.name), codec.pack(question), timeout_s=ANSWER_S)
-            answer, _ = _decode(reply.payload)
+            answer = await adoption.ask(bus, state, node)
         except NoResponders:
             return  # whoever owns its functions answers for the node
         except (BusError, msgspec.MsgspecError, ValueError):

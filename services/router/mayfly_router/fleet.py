@@ -18,10 +18,10 @@ import structlog
 
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import BusError, NoResponders
-from mayfly_proto import codec, records, states, storage, subjects
-from mayfly_proto.messages import Adopt, Adopted, CallView
+from mayfly_proto import records, states, storage, subjects
+from mayfly_proto.messages import Adopted, CallView
 from mayfly_proto.records import Client, NodeLease, Route, RouterSeen
-from mayfly_router import replies
+from mayfly_router import adoption, replies
 from mayfly_router.call import Call
 from mayfly_router.dispatch import Dispatch
 from mayfly_router.nodes import Node, reconcile
@@ -31,11 +31,8 @@ from mayfly_router.state import State
 
 SILENCE_S = 3.0
 LOOK_S = 0.25  # from one look for silent nodes to the next
-ADOPT_S = 1.0
 RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 ATTEMPTS = 3  # of an idempotent call that loses its node
-
-_decode_adopted = codec.Unpacker(Adopted)
 
 
 class Counts(msgspec.Struct, gc=False):
@@ -228,10 +225,8 @@ class Fleet:
         members = self._state.members
         asked = (members, node.epoch, node.client, self._bus.reconnects)
         sent = node.seq
-        question = Adopt(self._state.router, members.epoch, sorted(members.members))
         try:
-            reply = await self._bus.request(subjects.node_adopt(node.name), codec.pack(question), timeout_s=ADOPT_S)
-            answer, _ = _decode_adopted(reply.payload)
+            answer = await adoption.ask(self._bus, self._state, node)
         except NoResponders:
             if node in self._suspects:
                 self.lose(node, "its connection has ended")
