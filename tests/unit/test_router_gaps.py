@@ -154,15 +154,17 @@ def test_pauses_are_in_reports_to_the_scaler_and_not_in_those_to_people() -> Non
 
 
 def test_pauses_are_told_once() -> None:
-    """What else there is to tell stands, and of what has nothing any more nothing is told."""
+    """What else there is to tell stands, and of what has nothing any more nothing is told; what is told last counts."""
     loads = Loads()
-    loads.tell("busy", FunctionLoad(ready=1, idle_gaps={"30": 1}))
-    loads.tell("gone", FunctionLoad(calls=3, further_gaps={"30": 1}))
-    assert {name: records.decode(raw, FunctionLoad).calls for name, raw in loads.current.items()} == {
-        "busy": 0,
-        "gone": 3,
-    }
+
+    def standing() -> dict[str, FunctionLoad]:
+        return {name: records.decode(raw, FunctionLoad) for name, raw in loads.current.items()}
+
+    busy, gone, back = FunctionLoad(ready=1, idle_gaps={"30": 1}), FunctionLoad(calls=3), FunctionLoad(calls=4, ready=1)
+    loads.tell("busy", busy)
+    loads.tell("gone", gone)
+    loads.tell("back", gone)
+    loads.tell("back", back)
+    assert standing() == {"busy": busy, "gone": gone, "back": back}
     loads.told()
-    assert {name: records.decode(raw, FunctionLoad) for name, raw in loads.current.items()} == {
-        "busy": FunctionLoad(ready=1)
-    }
+    assert standing() == {"busy": FunctionLoad(ready=1), "back": back}

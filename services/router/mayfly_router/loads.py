@@ -24,6 +24,8 @@ class Loads:
         self.current[function] = msgspec.Raw(records.encode(load))
         if load.idle_gaps or load.further_gaps or not is_busy(load):
             self._once[function] = load
+        else:
+            self._once.pop(function, None)
 
     def drop(self, function: str) -> None:
         self.current.pop(function, None)
