@@ -1,8 +1,6 @@
 """One connection to a real nats-server: messages, requests, reconnects, limits."""
 
 import asyncio
-import os
-import signal
 from collections.abc import Callable
 
 import pytest
@@ -20,6 +18,7 @@ from mayfly_chassis.errors import (
     Unauthorized,
 )
 from tests.conftest import Connect, Eventually
+from tests.pausing import pause, paused
 
 HEADERS = b"NATS/1.0\r\nMayfly-Timeout-Ms: 100\r\nX: y\r\n\r\n"
 
@@ -182,16 +181,15 @@ async def test_a_flush_outlives_a_restart_and_can_be_given_up(
     """One that is under way when the server dies is answered by the next one, in time and not by a timeout; a cancelled
     one ends at once, and its late answer disturbs nobody."""
     bus = await connect("operator")
-    os.kill(server.pid, signal.SIGSTOP)
-    flushing = asyncio.create_task(bus.flush())
-    given_up = asyncio.create_task(bus.flush())
-    await asyncio.sleep(0)
-    given_up.cancel()
-    await asyncio.wait({given_up}, timeout=1)
-    assert given_up.cancelled()
-    os.kill(server.pid, signal.SIGCONT)
+    with paused(server.pid):
+        flushing = asyncio.create_task(bus.flush())
+        given_up = asyncio.create_task(bus.flush())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait({given_up}, timeout=1)
+        assert given_up.cancelled()
     await flushing
-    os.kill(server.pid, signal.SIGSTOP)
+    pause(server.pid)
     flushing = asyncio.create_task(bus.flush())
     await asyncio.sleep(0)
     server.kill()
@@ -244,15 +242,11 @@ async def test_what_waits_for_a_stalled_server_is_bounded(
     await bus.subscribe("a", count)
     await bus.flush()
     payload, sent = bytes(1024 * 1024), 0
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(OutboundBufferFull):
-            for _ in range(10 * OUTBOUND_LIMIT // len(payload)):
-                bus.publish("a", payload)
-                sent += 1
-                await asyncio.sleep(0)
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
+    with paused(server.pid), pytest.raises(OutboundBufferFull):
+        for _ in range(10 * OUTBOUND_LIMIT // len(payload)):
+            bus.publish("a", payload)
+            sent += 1
+            await asyncio.sleep(0)
     assert sent < 3 * OUTBOUND_LIMIT // len(payload)
     await eventually(lambda: received == sent, timeout_s=20)
 
@@ -262,15 +256,12 @@ async def test_a_connection_to_a_dead_peer_is_dropped_with_what_it_holds(
 ) -> None:
     """Pings unanswered: the client leaves at once, instead of waiting for its data to be taken first."""
     bus = await connect("operator")
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
+    with paused(server.pid):
         for _ in range(4):
             bus.publish("a", bytes(8_000_000))
         await asyncio.sleep(0)
         await bus._client._process_op_err(StaleConnectionError())
         await eventually(lambda: not bus._connected.is_set())
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
     await eventually(lambda: bus.reconnects == 1)
     await bus.flush()
 
@@ -346,13 +337,10 @@ async def test_closing_does_not_wait_for_a_server_that_takes_nothing(
 ) -> None:
     """Stalled or gone: a service that is told to stop stops."""
     stalled, gone = await connect("operator"), await connect("operator")
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
+    with paused(server.pid):
         stalled.publish("a", bytes(8_000_000))
         async with asyncio.timeout(5):
             await stalled.close()
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
     server.kill()
     await eventually(lambda: not gone.connected)
     gone.publish("a", bytes(8_000_000))

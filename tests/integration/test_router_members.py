@@ -18,6 +18,7 @@ from mayfly_proto.records import Client, RouterMembers
 from mayfly_router.membership import Membership
 from tests.conftest import Connect
 from tests.integration.router_peers import Platform, ScriptedWorker, outcome, platform
+from tests.pausing import paused
 
 BOTH = ["r1", "r2"]
 OF_R1, OF_R2 = (next(f"f{k}" for k in range(99) if ownership.owner(f"f{k}", BOTH) == owner) for owner in BOTH)
@@ -219,10 +220,9 @@ async def test_a_router_that_slept_is_refused_and_passes_its_calls_on(mayfly: Pl
     await agree(mayfly, "r1", "r2")
     await mayfly.deploy(OF_R2, max_instances=1, timeout_s=30)
     await mayfly.call(f"fn.{OF_R2}", b"warm")
-    sleeper.send_signal(signal.SIGSTOP)
-    calls = [asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"%d" % k, timeout_s=40)) for k in range(20)]
-    await mayfly.until(lambda state: state["members"] == ["r1"], "r1", timeout_s=20)
-    sleeper.send_signal(signal.SIGCONT)
+    with paused(sleeper.pid):
+        calls = [asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"%d" % k, timeout_s=40)) for k in range(20)]
+        await mayfly.until(lambda state: state["members"] == ["r1"], "r1", timeout_s=20)
     answers = await asyncio.gather(*calls)
     assert sorted(int(answer["echo"]) for answer in answers) == list(range(20))
     assert set(worker.runs.values()) == {1}
@@ -244,17 +244,16 @@ async def test_an_owner_that_sleeps_and_its_successor_start_no_more_than_the_lim
         worker.held = asyncio.Event()
     calls = [asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"%d" % k, timeout_s=60)) for k in range(10)]
     await mayfly.until(lambda state: state["functions"][OF_R2]["starting"] == 3, "r2")
-    sleeper.send_signal(signal.SIGSTOP)
     existing: list[int] = []
-    watch = asyncio.create_task(_watch(workers, existing))
-    await mayfly.until(lambda state: state["members"] == ["r1"], "r1", timeout_s=20)
-    calls += [asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"%d" % k, timeout_s=60)) for k in range(10, 20)]
-    await mayfly.until(lambda state: state["functions"][OF_R2]["in_flight"] == 3, "r1")
-    for worker in workers:
-        assert worker.held is not None
-        worker.held.set()
-        worker.service_s = 0.05
-    sleeper.send_signal(signal.SIGCONT)
+    with paused(sleeper.pid):
+        watch = asyncio.create_task(_watch(workers, existing))
+        await mayfly.until(lambda state: state["members"] == ["r1"], "r1", timeout_s=20)
+        calls += [asyncio.create_task(mayfly.call(f"fn.{OF_R2}", b"%d" % k, timeout_s=60)) for k in range(10, 20)]
+        await mayfly.until(lambda state: state["functions"][OF_R2]["in_flight"] == 3, "r1")
+        for worker in workers:
+            assert worker.held is not None
+            worker.held.set()
+            worker.service_s = 0.05
     answers = await asyncio.gather(*calls)
     watch.cancel()
     assert sorted(int(answer["echo"]) for answer in answers) == list(range(20))

@@ -1,7 +1,6 @@
 """Two scalers: one acts, and another takes over when it is gone, stops, or sleeps. Nothing is done twice."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mayfly_scaler.functions.targets import Targets
 from mayfly_scaler.leader import LEASE_S, Leader
 from tests.conftest import Connect, Eventually
 from tests.integration.scaler_driver import World, world
+from tests.pausing import paused
 
 TAKE_OVER_S = 6.5  # five of the lease, half of one to see it, one of the server's
 
@@ -65,11 +65,10 @@ async def test_one_that_was_paused_does_nothing_under_its_old_epoch(mayfly: Worl
     await eventually(lambda: mayfly.shares, timeout_s=10)
     old = mayfly.shares[-1].epoch
     second = await mayfly.scaler("s2")
-    first.send_signal(signal.SIGSTOP)
-    await mayfly.led_by("s2")
-    await eventually(lambda: mayfly.shares[-1].epoch > old, timeout_s=10)
-    said, decided = len(mayfly.shares), len(mayfly.decisions)
-    first.send_signal(signal.SIGCONT)
+    with paused(first.pid):
+        await mayfly.led_by("s2")
+        await eventually(lambda: mayfly.shares[-1].epoch > old, timeout_s=10)
+        said, decided = len(mayfly.shares), len(mayfly.decisions)
     await eventually(lambda: len(mayfly.shares) >= said + 4, timeout_s=10)  # four seconds of the other's
     assert {shares.epoch for shares in mayfly.shares[said:]} == {mayfly.shares[-1].epoch}
     assert {decision.scaler for decision in mayfly.decisions[decided:]} <= {"s2"}
