@@ -3,9 +3,10 @@
 Structs know their JSON; the registry checks a manifest with pydantic before it becomes a `VersionSpec`.
 """
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from mayfly_proto import states, storage, subjects
 
@@ -193,8 +194,8 @@ class NodeLease(_Record, frozen=True):
     node: str
     epoch: int  # grows with every start of the worker
     client: Client
-    memory_mb: int  # for instances
-    cores: int
+    memory_mb: Annotated[int, Meta(ge=1)]  # for instances
+    cores: Annotated[int, Meta(ge=1)]
     draining: bool = False  # it takes no new instances
     labels: dict[str, str] = {}
     isolation: list[str] = []  # levels this node gives

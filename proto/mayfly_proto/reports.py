@@ -1,9 +1,15 @@
 """Load reports as they are read by those who hear a thousand a second: what one tells of functions stays JSON until
 somebody asks for it. Every field is one of the record's."""
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from mayfly_proto import states
+
+Count = Annotated[int, Meta(ge=0, le=1 << 40)]
+Percent = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class NodeReport(msgspec.Struct, gc=False):
@@ -11,12 +17,12 @@ class NodeReport(msgspec.Struct, gc=False):
 
     node: str
     epoch: int
-    memory_used_mb: int
-    cpu_percent: float
+    memory_used_mb: Count
+    cpu_percent: Percent
     instances: msgspec.Raw
     state: str = states.Node.UP.value
-    starts: int = 0
-    evicted: int = 0
+    starts: Count = 0
+    evicted: Count = 0
 
 
 class RouterReport(msgspec.Struct):

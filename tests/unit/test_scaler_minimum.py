@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mayfly_proto.records import Provisioned
@@ -114,6 +114,14 @@ def test_a_figure_that_falls_is_followed_after_five_minutes() -> None:
     peak.add(20, 0.0)
     assert peak.add(2, 299.0) == 20
     assert peak.add(2, 301.0) == 2
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(1, 9), st.integers(0, 9), st.floats(0.001, 1e9))
+@example(1e308, 1, 1, 0.001)
+def test_no_figure_is_too_large(total: float, measured: int, ready: int, target: float) -> None:
+    """Anybody may publish any number, and a function's target may be small: a proposal is a number of instances."""
+    assert 0 <= by_total(total, ready, target) <= 1_000_000
+    assert 0 <= (by_instance(Measured(total, measured), ready, target) or 0) <= 1_000_000
 
 
 # provisioned instances

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from mayfly_proto import records
 from mayfly_proto.records import FunctionLoad, NodeLoad, RouterLoad, VersionLoad
 from mayfly_proto.reports import NodeReport
+from mayfly_scaler.functions.usage import survey
 from mayfly_scaler.told import REPORT_S, Measured, Router, counts, decode_node
 
 loads = st.builds(
@@ -67,6 +68,26 @@ def test_a_report_that_cannot_be_read_changes_nothing() -> None:
             router.hear(said({"a": FunctionLoad(ready=2)}).replace(b"2", b'"x"'), 2.0)
     assert router.loads == {"a": FunctionLoad(ready=1)}
     assert router.hear(said({"a": FunctionLoad(ready=2)}), 3.0).functions == {"a": FunctionLoad(ready=2)}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ready", "null"),
+        ("ready", "-1"),
+        pytest.param("ready", "1" + 400 * "0", id="ready-huge"),
+        ("cpu_percent", "1e300"),
+        ("private_mb", "1e308"),
+    ],
+)
+def test_what_one_node_says_wrongly_is_left_out(field: str, value: str) -> None:
+    """Its report counts, and nothing of its instances: it is not for one node to stop scaling."""
+    instances = f'{{"hello":{{"1":{{"{field}":{value}}}}}}}'
+    report = decode_node(
+        b'{"node":"n1","epoch":1,"memory_used_mb":5,"cpu_percent":1,"instances":%s}' % instances.encode()
+    )
+    assert counts(report) == {}
+    assert survey([report], {"hello": 1}) == {}
 
 
 def test_what_is_read_is_what_is_sent() -> None:

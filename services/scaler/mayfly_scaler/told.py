@@ -6,21 +6,22 @@ the same words is not read again.
 from collections.abc import Iterator, Mapping, Set
 from itertools import compress
 from operator import ne
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+import structlog
 
 from mayfly_proto.records import FunctionLoad
-from mayfly_proto.reports import NodeReport, RouterReport
+from mayfly_proto.reports import Count, NodeReport, Percent, RouterReport
 
 
 class Measured(msgspec.Struct, gc=False):
     """What is read of a `VersionLoad`."""
 
-    ready: int = 0
-    starting: int = 0
-    private_mb: float = 0.0
-    cpu_percent: float = 0.0
+    ready: Count = 0
+    starting: Count = 0
+    private_mb: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
+    cpu_percent: Percent = 0.0
 
 
 REPORT_S = 1.0  # from one report to the next
@@ -36,6 +37,8 @@ class News(NamedTuple):
     elapsed_s: float  # since the report before
 
 
+_log = structlog.get_logger()
+
 decode_node = msgspec.json.Decoder(NodeReport).decode
 _decode_counts = msgspec.json.Decoder(Counts).decode
 _decode_router = msgspec.json.Decoder(RouterReport).decode
@@ -43,8 +46,12 @@ _decode_function = msgspec.json.Decoder(FunctionLoad).decode
 
 
 def counts(report: NodeReport) -> Counts:
-    """Decoded each time that it is asked for."""
-    return _decode_counts(report.instances)
+    """Decoded each time that it is asked for; nothing when it cannot be read."""
+    try:
+        return _decode_counts(report.instances)
+    except msgspec.MsgspecError as error:
+        _log.warning("report.unreadable", node=report.node, error=str(error))
+        return {}
 
 
 class Router:

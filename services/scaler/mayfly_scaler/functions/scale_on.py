@@ -15,6 +15,7 @@ from typing import NamedTuple
 TOLERANCE = 0.1
 STABLE_S = 300.0
 _ROUNDING = 1e-9
+_MOST = 1_000_000  # instances: anybody may publish any figure
 
 
 class Measured(NamedTuple):
@@ -28,7 +29,7 @@ def by_total(total: float, ready: int, target: float) -> int:
     """Of a figure that the instances share among them: calls in flight, jobs waiting somewhere."""
     if ready and abs(1 - total / (target * ready)) <= TOLERANCE:
         return ready
-    return ceil(total / target - _ROUNDING)
+    return _rounded_up(total / target)
 
 
 def by_instance(measured: Measured, ready: int, target: float) -> int | None:
@@ -40,9 +41,13 @@ def by_instance(measured: Measured, ready: int, target: float) -> int | None:
         return ready
     missing = max(0, ready - measured.instances)
     if not missing:
-        return ceil(ratio * ready - _ROUNDING)
+        return _rounded_up(ratio * ready)
     assumed = measured.total + (missing * target if ratio < 1 else 0.0)
     corrected = assumed / (measured.instances + missing) / target
-    wanted = ceil(corrected * ready - _ROUNDING)
+    wanted = _rounded_up(corrected * ready)
     turned = (corrected - 1) * (ratio - 1) <= 0 or (wanted - ready) * (ratio - 1) < 0
     return ready if abs(1 - corrected) <= TOLERANCE or turned else wanted
+
+
+def _rounded_up(instances: float) -> int:
+    return ceil(min(max(instances, 0.0), _MOST) - _ROUNDING)
