@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from mayfly_chassis.kv import Bucket
 from mayfly_chassis.service import running
 from mayfly_proto import api, codec, messages, records, states, storage, subjects
 from mayfly_proto.errors import CallError, ErrorType
-from mayfly_proto.records import Decision, NodeLease, NodeLoad, NodeTarget
+from mayfly_proto.records import Decision, NodeLease, NodeLoad, NodeTarget, VersionLoad
 from mayfly_scaler.app import app
 from mayfly_scaler.config import ScalerConfig
 from tests.integration.processes import end
+from tests.integration.scaler_driver import deploy
 from tests.integration.worker_driver import until
 
 NODE_MB = 1000
@@ -47,6 +48,8 @@ class Worker:
     stopping: bool = False
     told: int = 0
     scaler_epoch: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
+    instances: dict[str, int] = field(default_factory=dict)  # function → those that are ready
     _subscription: Subscription | None = None
     _task: asyncio.Task[None] | None = None
 
@@ -75,6 +78,7 @@ class Worker:
             memory_mb=self.memory_mb,
             cores=2,
             draining=self.draining,
+            labels=self.labels,
         )
         await Bucket(self.bus, storage.NODES).put(self.name, records.encode(lease))
 
@@ -101,7 +105,7 @@ class Worker:
                 memory_mb=self.memory_mb,
                 memory_used_mb=self.used_mb,
                 cpu_percent=0.0,
-                instances={},
+                instances={name: {"1": VersionLoad(ready=count)} for name, count in self.instances.items()},
                 routers={},
                 state=self.state,
             )
@@ -111,7 +115,7 @@ class Worker:
 
 class Machine:
     """Serves `mayfly.local.nodes` as `mayfly up` does; ``boots`` False: what it starts never comes; ``full``: it
-    refuses to start any; ``hangs``: it answers nothing."""
+    refuses to start any; ``hangs``: it answers nothing; ``stuck``: it cannot end these."""
 
     def __init__(self, operator: Bus, worker: Bus) -> None:
         self.workers: dict[str, Worker] = {}
@@ -120,6 +124,7 @@ class Machine:
         self.boots = True
         self.full = False
         self.hangs = False
+        self.stuck: set[str] = set()
         self._operator = operator
         self._worker = worker
         self._subscription: Subscription | None = None
@@ -132,8 +137,9 @@ class Machine:
         assert self._subscription is not None
         await self._subscription.unsubscribe()
 
-    async def start(self, name: str, **fields: Any) -> Worker:
-        self.listed.add(name)
+    async def start(self, name: str, *, by_hand: bool = False, **fields: Any) -> Worker:
+        if not by_hand:
+            self.listed.add(name)
         worker = self.workers[name] = Worker(name, self._worker, **fields)
         await worker.start()
         return worker
@@ -158,8 +164,8 @@ class Machine:
             self.asked.append(f"{verb} {node}")
         if self.hangs:
             return
-        if verb == api.ADD and self.full:
-            error = CallError(ErrorType.CONFLICT, "it is full", component="up")
+        if (verb == api.ADD and self.full) or (verb == api.REMOVE and node in self.stuck):
+            error = CallError(ErrorType.CONFLICT, "it is full" if self.full else "it is stuck", component="up")
             self._operator.publish(reply, error.body(), headers=error.headers())
             return
         if verb == api.ADD and node not in self.listed:
@@ -181,6 +187,7 @@ class Cluster:
         self.machine: Machine
         self.operator: Bus
         self.router: Bus
+        self._registry: Bus
         self._server = server
         self._directory = directory
         self._stack = stack
@@ -188,6 +195,7 @@ class Cluster:
     async def open(self) -> None:
         self.operator = await self._connect("operator")
         self.router = await self._connect("router")
+        self._registry = await self._connect("registry")
         self.machine = Machine(await self._connect("operator"), await self._connect("worker"))
         await self.operator.subscribe(subjects.DECISIONS, self._heard)
         await self.machine.serve()
@@ -232,8 +240,11 @@ class Cluster:
         with suppress(KeyExists):
             await Bucket(self.operator, storage.TARGETS).create(storage.node_target_key(node), value)
 
-    def block(self, instances: int, memory_mb: int = 100, reason: str = messages.Refusal.NO_ROOM) -> None:
-        blocked = messages.Blocked("r1", "hello", 1, instances, memory_mb, reason)
+    async def deploy(self, name: str, **fields: Any) -> None:
+        await deploy(self._registry, name, **fields)
+
+    def block(self, instances: int, function: str = "hello") -> None:
+        blocked = messages.Blocked("r1", function, 1, instances, 100, messages.Refusal.NO_ROOM)
         self.router.publish(subjects.BLOCKED, codec.pack(blocked))
 
     def decided(self, action: str) -> list[Decision]:

@@ -103,13 +103,7 @@ class World:
     # functions, nodes, and what is said of them
 
     async def deploy(self, name: str = "hello", **fields: Any) -> None:
-        package = records.Package(sha256="0" * 64, size=1, format="py", filename="f.py")
-        spec = records.VersionSpec(
-            name=name, version=1, runtime="python", handler="f:f", package=package, created="", **fields
-        )
-        await Bucket(self.registry, storage.VERSIONS).put(storage.version_key(name, 1), records.encode(spec))
-        record = records.FunctionRecord(name=name, current=1, versions=[1])
-        await Bucket(self.registry, storage.FUNCTIONS).put(name, records.encode(record))
+        await deploy(self.registry, name, **fields)
 
     async def delete(self, name: str) -> None:
         await Bucket(self.registry, storage.FUNCTIONS).delete(name)
@@ -181,6 +175,17 @@ def _keeping(kept: list[T], kind: type[T]) -> Callable[[bytes, bytes, bytes | No
         kept.append(records.decode(payload, kind))
 
     return keep
+
+
+async def deploy(registry: Bus, name: str, **fields: Any) -> None:
+    """As far as a scaler sees it."""
+    package = records.Package(sha256="0" * 64, size=1, format="py", filename="f.py")
+    spec = records.VersionSpec(
+        name=name, version=1, runtime="python", handler="f:f", package=package, created="", **fields
+    )
+    await Bucket(registry, storage.VERSIONS).put(storage.version_key(name, 1), records.encode(spec))
+    record = records.FunctionRecord(name=name, current=1, versions=[1])
+    await Bucket(registry, storage.FUNCTIONS).put(name, records.encode(record))
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from mayfly_broker.server import EmbeddedServer
-from mayfly_proto import api, messages
+from mayfly_proto import api
 from tests.integration.nodes_driver import NODE_MB, Cluster, cluster
 from tests.integration.worker_driver import until
 
@@ -63,18 +63,23 @@ async def test_load_comes_and_goes(mayfly: Cluster) -> None:
 
 
 async def test_blocked_instances_bring_a_node_at_once(mayfly: Cluster) -> None:
-    """Not at the next look in a minute. Those that no node would help bring none: labels, and what is too large."""
-    await mayfly.machine.start("n1", used_mb=500)
+    """Not at the next look in a minute. Those that no node of the provider's would help bring none: labels, and what is
+    too large."""
+    await mayfly.deploy("hello", memory_mb=100)
+    await mayfly.deploy("giant", memory_mb=NODE_MB + 1)
+    await mayfly.deploy("labelled", memory_mb=100, node_labels={"gpu": "yes"})
+    await mayfly.machine.start("n1", used_mb=500, labels={"disk": "fast"})
+    await mayfly.machine.start("n9", labels={"gpu": "yes"}, used_mb=NODE_MB, by_hand=True)
     await mayfly.scaler(tick_s=60)
     await until(lambda: mayfly.decided("lead"))
-    mayfly.block(5, reason=messages.Refusal.LABELS)
-    mayfly.block(1, memory_mb=NODE_MB + 1)
+    mayfly.block(5, "labelled")  # the one node that has it is full, and the provider's have none
+    mayfly.block(1, "giant")
     await asyncio.sleep(1.0)
     assert mayfly.machine.asked == []
 
     def blocked() -> bool:
         mayfly.block(6)
-        return mayfly.machine.up == ["n1", "n2"]
+        return mayfly.machine.up == ["n1", "n2", "n9"]
 
     await until(blocked, timeout_s=4)
     assert mayfly.machine.asked == ["add n2"]
@@ -82,6 +87,7 @@ async def test_blocked_instances_bring_a_node_at_once(mayfly: Cluster) -> None:
 
 async def test_what_has_found_its_place_is_not_counted_twice(mayfly: Cluster) -> None:
     """Instances that waited for a node run there now: the word that they wait is old."""
+    await mayfly.deploy("hello", memory_mb=100)
     await mayfly.machine.start("n1", used_mb=800)
     await mayfly.scaler()
     await until(lambda: mayfly.decided("lead"))
@@ -90,6 +96,25 @@ async def test_what_has_found_its_place_is_not_counted_twice(mayfly: Cluster) ->
     await mayfly.machine.load(1300)
     await asyncio.sleep(2.0)
     assert mayfly.machine.asked == ["add n2"]
+
+
+async def test_what_fits_nowhere_else_keeps_its_node(mayfly: Cluster) -> None:
+    """Three nodes would do by the sum, and none of them has room for one more piece: nothing is drained, and had back,
+    and drained again. When there is room, the last node goes; the limit takes nodes away whatever runs there."""
+    await mayfly.deploy("large", memory_mb=540)
+    await mayfly.deploy("small", memory_mb=100)
+    for number in range(1, 5):
+        await mayfly.machine.start(f"n{number}", used_mb=540, instances={"large": 1})
+    await mayfly.scaler()
+    await until(lambda: mayfly.decided("lead"))
+    await asyncio.sleep(2.5)
+    assert not mayfly.decided("drain")
+    n4 = mayfly.machine.workers["n4"]
+    n4.instances, n4.used_mb = {"small": 4, "deleted": 9}, 400
+    await until(lambda: n4.draining)
+    n4.used_mb = 0
+    await gone(mayfly, "n4")
+    assert [d.seen["nodes"] for d in mayfly.decided("drain")] == [["n4"]]
 
 
 @pytest.mark.invariant("S24")
@@ -188,6 +213,20 @@ async def test_provider_that_refuses(mayfly: Cluster) -> None:
     mayfly.machine.full = False
     await until(lambda: mayfly.machine.up == ["n1", "n2"])
     assert mayfly.machine.asked == ["add n2", "add n2"]
+
+
+@pytest.mark.invariant("I22")
+async def test_one_that_cannot_go_stands_in_no_others_way(mayfly: Cluster) -> None:
+    """Neither of nodes that are to come nor of others that are to go: it is tried again, and that is all."""
+    for number in range(1, 4):
+        await mayfly.machine.start(f"n{number}")
+    mayfly.machine.stuck.add("n3")
+    await mayfly.scaler()
+    await gone(mayfly, "n2")
+    assert mayfly.decided("back_off")[0].why == "mayfly up refuses to remove n3: it is stuck"
+    await mayfly.machine.load(1900)
+    await until(lambda: mayfly.machine.up == ["n1", "n2", "n3"])
+    assert mayfly.machine.asked[-1] == "add n2"
 
 
 @pytest.mark.invariant("I22")

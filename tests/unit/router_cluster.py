@@ -34,7 +34,6 @@ from mayfly_router.function import Function
 from mayfly_router.limits import Limits
 from mayfly_router.orders import Orders
 from mayfly_router.state import State
-from mayfly_scaler.config import ScalerConfig
 from mayfly_scaler.functions.function import Function as ScaledFunction
 from mayfly_scaler.functions.learning import Learning
 from mayfly_scaler.functions.sharing import Sharing
@@ -398,12 +397,12 @@ class Scaler:
         receive(subjects.BLOCKED, reports._no_place)
         self._sharing = Sharing(
             bus,
-            ScalerConfig(),
             cast(Any, SimpleNamespace(leading=True, epoch=1)),
             reports,
             cast(Any, SimpleNamespace(current=cluster.specs.get)),
             cast(Any, defaultdict(FunctionTarget)),
             self._functions,
+            lambda: False,
         )
         cluster.background("scaler", self._run())
 

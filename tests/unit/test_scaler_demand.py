@@ -6,14 +6,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mayfly_proto import records
-from mayfly_proto.messages import Refusal
 from mayfly_proto.records import Client, NodeLease, NodeLoad, VersionLoad
 from mayfly_proto.reports import NodeReport
 from mayfly_scaler.nodes.backoff import FIRST_S, LAST_S, Backoff
-from mayfly_scaler.nodes.demand import EVICTED_WINDOW_S, Evictions, Seen, Size, Waiting, measure
+from mayfly_scaler.nodes.demand import EVICTED_WINDOW_S, Evictions, Kind, Seen, Waiting, measure
 from mayfly_scaler.told import decode_node
 
-SIZE = Size(memory_mb=2048, cores=4)
+KIND = Kind(memory_mb=2048, cores=4)
 settings = hypothesis_settings(deadline=None)
 
 
@@ -41,16 +40,17 @@ def seen(node: str, used_mb: int, cpu: float, cores: int = 4) -> Seen:
 def test_dominant_dimension_counts() -> None:
     """Not the sum, nor the mean: what runs out first decides. Where nodes share processors, these are none of it."""
     nodes = [seen("n1", 1024, 90.0), seen("n2", 512, 80.0, cores=8)]
-    demand = measure(nodes, [], SIZE, cpu=True)
+    demand = measure(nodes, [], KIND, cpu=True)
     assert (demand.memory, demand.cpu) == (0.75, pytest.approx(2.5))
     assert demand.total == demand.cpu
-    assert measure(nodes, [], SIZE, cpu=False).total == 0.75
+    assert measure(nodes, [], KIND, cpu=False).total == 0.75
 
 
 def test_what_waits_for_a_place_is_demand() -> None:
     """Else a full cluster would look just full. What no further node would help is not: labels, and giants."""
-    waiting = [Waiting(16, 128), Waiting(5, 128, Refusal.LABELS), Waiting(1, 4096)]
-    assert measure([seen("n1", 2048, 0)], waiting, SIZE, cpu=False).total == 2.0
+    gpu, disk = {"gpu": "yes"}, {"disk": "fast"}
+    waiting = [Waiting(8, 128), Waiting(8, 128, disk), Waiting(5, 128, gpu), Waiting(1, 4096)]
+    assert measure([seen("n1", 2048, 0)], waiting, KIND._replace(labels=disk), cpu=False).total == 2.0
 
 
 def thrash(evictions: Evictions, seconds: int, starts: int, evicted: int, used_mb: int = 1280) -> None:
@@ -64,10 +64,10 @@ def test_evictions_are_missed_memory() -> None:
     node's worth, since it is the same memory again and again; and not again for a minute after nodes were added."""
     evictions = Evictions()
     thrash(evictions, 60, starts=10, evicted=1)
-    assert evictions.missed(Size(100_000, 4)) == pytest.approx(60 * 128 / 100_000)
-    assert evictions.missed(SIZE) == 1.0
+    assert evictions.missed(Kind(100_000, 4)) == pytest.approx(60 * 128 / 100_000)
+    assert evictions.missed(KIND) == 1.0
     evictions.forget()
-    assert evictions.missed(SIZE) == 0.0
+    assert evictions.missed(KIND) == 0.0
 
 
 @pytest.mark.parametrize(("seconds", "starts", "evicted"), [(60, 100, 1), (50, 10, 1), (60, 10, 0), (60, 0, 0)])
@@ -75,7 +75,7 @@ def test_few_or_short_evictions_are_nothing(seconds: int, starts: int, evicted: 
     """One in a hundred, or not yet for a minute."""
     evictions = Evictions()
     thrash(evictions, seconds, starts, evicted)
-    assert evictions.missed(SIZE) == 0.0
+    assert evictions.missed(KIND) == 0.0
 
 
 def test_restarted_worker_counts_from_nothing() -> None:
@@ -84,7 +84,7 @@ def test_restarted_worker_counts_from_nothing() -> None:
     evictions.observe(0.0, [load(used_mb=1280, starts=1000, evicted=500)])
     evictions.observe(30.0, [load(epoch=2, used_mb=1280, starts=5, evicted=1)])
     evictions.observe(EVICTED_WINDOW_S, [load(epoch=2, used_mb=1280, starts=20, evicted=2)])
-    assert evictions.missed(Size(100_000, 4)) == pytest.approx(128 / 100_000)
+    assert evictions.missed(Kind(100_000, 4)) == pytest.approx(128 / 100_000)
 
 
 @pytest.mark.invariant("I22")

@@ -11,14 +11,14 @@ from mayfly_proto import records, states
 from mayfly_proto.records import Client, NodeLease, NodeLoad, NodeTarget
 from mayfly_proto.reports import NodeReport
 from mayfly_proto.states import IllegalMove
-from mayfly_scaler.nodes.demand import Size
+from mayfly_scaler.nodes.demand import Kind
 from mayfly_scaler.nodes.fleet import OPERATOR, SCALER, Facts, Fleet
 from mayfly_scaler.nodes.life import LIFE, Event, State, move
 from mayfly_scaler.reports import STALE_S, Heard
 from mayfly_scaler.told import decode_node
 
 BOOT_S = 15.0
-SIZE = Size(2048, 4)
+KIND = Kind(2048, 4)
 settings = hypothesis_settings(deadline=None)
 
 
@@ -135,14 +135,14 @@ def test_silence_is_suspected_and_then_believed(world: World, fleet: Fleet) -> N
     world.report("n1", used_mb=700)
     world.look(fleet)
     assert world.look(fleet, STALE_S + 0.1) == [("n1", "suspect")]
-    amounts = fleet.amounts(size=SIZE, blocked=False, provider_fails=False)
+    amounts = fleet.amounts(kind=KIND, blocked=False, provider_fails=False)
     assert (amounts.up, amounts.silent) == (1, 1.0)
     assert [seen.load.memory_used_mb for seen in fleet.seen()] == [700]
     world.report("n1")
     assert world.look(fleet) == [("n1", "up")]
     del world.leases["n1"]
     assert world.look(fleet) == [("n1", "lost")]
-    amounts = fleet.amounts(size=SIZE, blocked=False, provider_fails=False)
+    amounts = fleet.amounts(kind=KIND, blocked=False, provider_fails=False)
     assert (amounts.up, amounts.booting) == (0, 1)
     world.join("n1", epoch=2)
     assert world.look(fleet) == [("n1", "up")]
@@ -154,9 +154,9 @@ def test_node_that_does_not_come_is_given_up(world: World, fleet: Fleet) -> None
     world.listed.add("n2")
     fleet.requested("n3", world.now)
     world.look(fleet)
-    assert fleet.amounts(size=SIZE, blocked=False, provider_fails=False).booting == 2
+    assert fleet.amounts(kind=KIND, blocked=False, provider_fails=False).booting == 2
     assert sorted(world.look(fleet, BOOT_S)) == [("n2", "given up"), ("n3", "given up"), ("n3", "removed")]
-    amounts = fleet.amounts(size=SIZE, blocked=False, provider_fails=False)
+    amounts = fleet.amounts(kind=KIND, blocked=False, provider_fails=False)
     assert (amounts.up, amounts.booting, amounts.held) == (0, 0, 1)
     world.join("n2")
     assert world.look(fleet) == [("n2", "up")]
@@ -170,10 +170,10 @@ def test_operators_drain_is_no_capacity_and_cannot_be_had_back(world: World, fle
     world.want_empty("n2", OPERATOR)
     world.want_empty("n3", SCALER)
     world.look(fleet)
-    amounts = fleet.amounts(size=SIZE, blocked=False, provider_fails=False)
+    amounts = fleet.amounts(kind=KIND, blocked=False, provider_fails=False)
     assert (amounts.up, amounts.draining, amounts.held) == (1, 1, 1)
     fleet["n3"].leaving = True
-    amounts = fleet.amounts(size=SIZE, blocked=False, provider_fails=False)
+    amounts = fleet.amounts(kind=KIND, blocked=False, provider_fails=False)
     assert (amounts.draining, amounts.held) == (0, 2)
 
 
@@ -183,20 +183,20 @@ def test_worker_that_is_told_to_stop_is_no_capacity(world: World, fleet: Fleet) 
     world.join("n1")
     world.drain("n1")
     world.look(fleet)
-    assert fleet.amounts(size=SIZE, blocked=False, provider_fails=False).up == 0
+    assert fleet.amounts(kind=KIND, blocked=False, provider_fails=False).up == 0
 
 
 def test_node_that_joined_by_hand_is_a_fixed_part(world: World, fleet: Fleet) -> None:
-    """Measured in nodes of the provider's size; while it has none, of the size that it says."""
+    """Measured in nodes of the provider's kind; while it has none, of the kind that it says."""
     world.join("big", memory_mb=8192)
     world.look(fleet)
-    assert fleet.size(2048) == Size(2048, 1.0)
+    assert fleet.kind(2048) == Kind(2048, 1.0)
     world.listed.add("n1")
     world.join("n1", memory_mb=1024)
     world.look(fleet)
-    size = fleet.size(2048)
-    assert size.memory_mb == 1024
-    assert fleet.amounts(size=size, blocked=False, provider_fails=False).fixed == 8.0
+    kind = fleet.kind(2048)
+    assert kind.memory_mb == 1024
+    assert fleet.amounts(kind=kind, blocked=False, provider_fails=False).fixed == 8.0
     assert [seen.lease.node for seen in fleet.seen()] == ["big", "n1"]
 
 

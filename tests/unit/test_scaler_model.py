@@ -10,14 +10,14 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from mayfly_proto import states
 from mayfly_scaler.nodes.amount import Amount, Rules
-from mayfly_scaler.nodes.demand import Size, measure
+from mayfly_scaler.nodes.demand import Kind, measure
 from mayfly_scaler.nodes.drains import Act, Numbering, steps, to_drain, to_have_back
 from mayfly_scaler.nodes.fleet import OPERATOR, SCALER, Fleet
 from mayfly_scaler.nodes.life import State
 from tests.unit.test_scaler_fleet import BOOT_S, World
 
 SLOTS = 5  # calls of 128 MB on a node
-SIZE = Size(SLOTS * 128, 4)
+KIND = Kind(SLOTS * 128, 4)
 DRAIN_LIMIT_S = 60
 ATTEMPTS = 3
 RULES = Rules(minimum=1, maximum=5, window_s=20, after_out_s=5, between_in_s=2)
@@ -110,7 +110,7 @@ class Scaling(RuleBasedStateMachine):
         model = self.model
         model.look(self.fleet)
         waiting_mb = len(model.queue) * 128
-        demand = measure(self.fleet.seen(), [], SIZE, cpu=False).total + waiting_mb / SIZE.memory_mb
+        demand = measure(self.fleet.seen(), [], KIND, cpu=False).total + waiting_mb / KIND.memory_mb
         self.amount.observe(model.now, demand)
         for step in list(steps(self.fleet, model.targets)):
             self.carry_out(step.act, step.node)
@@ -134,7 +134,7 @@ class Scaling(RuleBasedStateMachine):
 
     def decide(self) -> None:
         model = self.model
-        amounts = self.fleet.amounts(size=SIZE, blocked=bool(model.queue), provider_fails=not self.provider_works)
+        amounts = self.fleet.amounts(kind=KIND, blocked=bool(model.queue), provider_fails=not self.provider_works)
         change = self.amount.decide(model.now, amounts)
         if change is None:
             return

@@ -50,10 +50,9 @@ class Scaler:
         self._catalog = Catalog(bus)
         self.leader = Leader(bus, config.name, self._lead)
         self._decisions = Decisions(bus, self.leader)
-        self._parts: list[Part] = [
-            Functions(chassis, config, self._reports, self._catalog, self.leader, self._decisions),
-            NodeLevel(chassis, config, self._reports, self.leader, self._decisions),
-        ]
+        nodes = NodeLevel(chassis, config, self._reports, self._catalog, self.leader, self._decisions)
+        functions = Functions(chassis, self._reports, self._catalog, self.leader, self._decisions, nodes.can_grow)
+        self._parts: list[Part] = [functions, nodes]
 
     async def start(self) -> None:
         await self._catalog.start()

@@ -28,7 +28,7 @@ REPORT_S = 1.0  # from one report to the next
 
 _NOBODY: Set[str] = frozenset()
 
-Counts = dict[str, dict[str, Measured]]  # function → version → what the node has of it
+Counts = dict[str, dict[int, Measured]]  # function → version → what the node has of it
 
 
 class News(NamedTuple):

@@ -14,7 +14,6 @@ import structlog
 from mayfly_chassis.service import Chassis
 from mayfly_proto.records import FunctionTarget
 from mayfly_scaler.catalog import Catalog
-from mayfly_scaler.config import ScalerConfig
 from mayfly_scaler.decisions import Decisions
 from mayfly_scaler.functions.announcing import Announcing
 from mayfly_scaler.functions.function import Function
@@ -40,11 +39,11 @@ class Functions:
     def __init__(
         self,
         chassis: Chassis,
-        config: ScalerConfig,
         reports: Reports,
         catalog: Catalog,
         leader: Leader,
         decisions: Decisions,
+        can_grow: Callable[[], bool],
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         bus = chassis.bus
@@ -62,7 +61,7 @@ class Functions:
         self._memory = Memory(bus)
         self._targets = Targets(bus, lambda: leader.leading)
         self._announcing = Announcing(decisions)
-        self._sharing = Sharing(bus, config, leader, reports, catalog, self._targets, self._functions)
+        self._sharing = Sharing(bus, leader, reports, catalog, self._targets, self._functions, can_grow)
         reports.on_router.append(self._heard)
 
     async def start(self) -> None:

@@ -6,7 +6,7 @@ for them, a few seconds.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import ceil
 
@@ -16,7 +16,6 @@ from mayfly_proto import records, states, subjects
 from mayfly_proto.messages import Blocked, Refusal
 from mayfly_proto.records import Shares
 from mayfly_scaler.catalog import Catalog
-from mayfly_scaler.config import ScalerConfig
 from mayfly_scaler.functions.function import Function
 from mayfly_scaler.functions.shares import Want, shares
 from mayfly_scaler.functions.targets import Targets
@@ -35,20 +34,20 @@ class Sharing:
     def __init__(
         self,
         bus: Bus,
-        config: ScalerConfig,
         leader: Leader,
         reports: Reports,
         catalog: Catalog,
         targets: Targets,
         functions: Mapping[str, Function],
+        can_grow: Callable[[], bool],
     ) -> None:
         self._bus = bus
-        self._config = config
         self._leader = leader
         self._reports = reports
         self._catalog = catalog
         self._targets = targets
         self._functions = functions
+        self._can_grow = can_grow
         self._full_since: float | None = None
         self._said_at = float("-inf")
         self._soon: asyncio.TimerHandle | None = None
@@ -125,6 +124,3 @@ class Sharing:
     def _is_near(self, used_mb: float, capacity_mb: float) -> bool:
         """Far from full nobody's demand needs to be known: it would be met, or said to be blocked."""
         return used_mb >= NEAR * capacity_mb or any(True for _ in self._reports.fresh_blocked())
-
-    def _can_grow(self) -> bool:
-        return self._config.provider != "none" and len(self._reports.leases) < self._config.max_nodes

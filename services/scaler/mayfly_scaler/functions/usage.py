@@ -20,11 +20,10 @@ NONE = Usage(0, 0.0, 0.0)
 
 def survey(reports: Iterable[NodeReport], current: Mapping[str, int]) -> dict[str, Usage]:
     """By function, of its current version. Nodes that have not measured a version's memory yet do not count."""
-    keys = {function: str(version) for function, version in current.items()}
     sums: dict[str, list[float]] = {}  # what `Usage` says; lists, as this goes through all instances that there are
     for report in reports:
         for function, versions in counts(report).items():
-            version = versions.get(keys.get(function, ""))
+            version = versions.get(current.get(function, 0))
             if version is None or not version.private_mb:
                 continue
             ready = version.ready

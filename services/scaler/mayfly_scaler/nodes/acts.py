@@ -1,6 +1,7 @@
 """What the leader does to nodes: one thing at a time to each, and only while it leads."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ class Acts:
         self._clock = clock
         self._done = done
         self._busy: dict[str, asyncio.Task[None]] = {}
-        self._asked_to_go: dict[str, float] = {}
+        self._removing: defaultdict[str, Backoff] = defaultdict(Backoff)  # one that cannot go stands in no other's way
         self._stopping: dict[str, int] = {}  # epochs of workers that were told to stop: these never resume
 
     @property
@@ -69,14 +70,13 @@ class Acts:
             case Act.FORGET:
                 self._begin(step.node, self._targets.undrain)
             case Act.REMOVE:
-                asked = self._asked_to_go.get(step.node, float("-inf"))
-                now = self._clock()
-                if now - asked >= REMOVE_AGAIN_S and not self.health.changing.waits(now):
+                if not self._removing[step.node].waits(self._clock()):
                     self._begin(step.node, self._remove)
 
     def add(self, nodes: Sequence[str]) -> None:
         for node in nodes:
             self._fleet.requested(node, self._clock())
+            self._removing.pop(node, None)
             self._begin(node, self._add)
 
     def drain(self, nodes: Sequence[str], why: str) -> None:
@@ -104,8 +104,6 @@ class Acts:
             await act(node, *args)
         except BusError as error:
             _log.warning("node.act_failed", node=node, error=str(error))
-        except ProviderError as error:
-            self.failed(self.health.changing, str(error))
         finally:
             del self._busy[node]
         self._done()
@@ -133,10 +131,11 @@ class Acts:
         assert self._provider is not None
         try:
             await self._provider.add(node)
-        except ProviderError:
+        except ProviderError as error:
             self._fleet.not_requested(node)
-            raise
-        self.health.changing.succeed()
+            self.failed(self.health.adding, str(error))
+        else:
+            self.health.adding.succeed()
 
     async def _remove(self, node: str) -> None:
         assert self._provider is not None
@@ -145,17 +144,17 @@ class Acts:
         member = self._fleet[node]
         first = not member.leaving
         member.leaving = True
-        self._asked_to_go[node] = self._clock()
         if first:
             never_came = member.state is State.GIVEN_UP
             why = "it did not come in time" if never_came else "it is empty, and not needed"
             self._decisions.say(about_node(node), "remove", why=why)
         try:
             await self._provider.remove(node)
-        except ProviderError:
+        except ProviderError as error:
             member.leaving = False
-            raise
-        self.health.changing.succeed()
+            self.failed(self._removing[node], str(error))
+        else:
+            self._removing[node].succeed(quiet_until=self._clock() + REMOVE_AGAIN_S)
 
 
 def _because(reason: str, words: str) -> str:

@@ -57,6 +57,7 @@ class Change:
     undrain: int = 0
     add: int = 0
     drain: int = 0
+    anyhow: bool = False  # whether or not what runs on the drained ones finds room on others
 
 
 class Amount:
@@ -123,7 +124,7 @@ class Amount:
         if nodes.provider_fails:
             return None
         if nodes.up > rules.maximum:
-            return Change(why=f"there are to be {rules.maximum} at most", drain=nodes.up - rules.maximum)
+            return Change(why=f"there are to be {rules.maximum} at most", drain=nodes.up - rules.maximum, anyhow=True)
         if nodes.booting or nodes.blocked or nodes.silent > STALE_LIMIT:
             return None
         if self._since is None or now - self._since < rules.window_s:

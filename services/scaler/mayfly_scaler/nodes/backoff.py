@@ -20,9 +20,9 @@ class Backoff:
         self.until = now + wait_s
         return wait_s
 
-    def succeed(self) -> None:
+    def succeed(self, quiet_until: float = float("-inf")) -> None:
         self.failures = 0
-        self.until = float("-inf")
+        self.until = quiet_until
 
     def waits(self, now: float) -> bool:
         return now < self.until
@@ -32,14 +32,14 @@ class Backoff:
 
 
 class Health:
-    """Of a provider. Each thing that it does may fail by itself: a list that succeeds says nothing of an image that is
-    missing, and a container that starts nothing of a worker that never joins."""
+    """Of a provider, as far as new nodes depend on it. Each thing that it does may fail by itself: a list that succeeds
+    says nothing of an image that is missing, and a container that starts nothing of a worker that never joins."""
 
     def __init__(self) -> None:
         self.listing = Backoff()
-        self.changing = Backoff()
+        self.adding = Backoff()
         self.booting = Backoff()
 
     def fails(self, now: float) -> bool:
         """It gets no new nodes to make, and none that serve are given up."""
-        return any(backoff.waits(now) for backoff in (self.listing, self.changing, self.booting))
+        return any(backoff.waits(now) for backoff in (self.listing, self.adding, self.booting))

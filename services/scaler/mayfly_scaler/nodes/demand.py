@@ -1,10 +1,9 @@
-"""What the load asks for, in nodes of the size that the provider gives."""
+"""What the load asks for, in nodes of the kind that the provider gives."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mayfly_proto.messages import Refusal
 from mayfly_proto.records import NodeLease
 from mayfly_proto.reports import NodeReport
 from mayfly_scaler.told import counts
@@ -12,12 +11,15 @@ from mayfly_scaler.told import counts
 EVICTED_LIMIT = 0.01  # of the starts: above it, idle instances go that are needed again at once
 EVICTED_WINDOW_S = 60.0
 
+_NO_LABELS: Mapping[str, str] = {}
 
-class Size(NamedTuple):
+
+class Kind(NamedTuple):
     """Of a node that the provider gives."""
 
     memory_mb: float
     cores: float
+    labels: Mapping[str, str] = _NO_LABELS
 
 
 class Demand(NamedTuple):
@@ -41,11 +43,11 @@ class Waiting(NamedTuple):
 
     instances: int
     memory_mb: int
-    reason: str = Refusal.NO_ROOM
+    labels: Mapping[str, str] = _NO_LABELS  # that their node must have
 
-    def helped_by(self, size: Size) -> bool:
+    def helped_by(self, kind: Kind) -> bool:
         """Whether one more node would have them."""
-        return self.reason != Refusal.LABELS and self.memory_mb <= size.memory_mb
+        return self.memory_mb <= kind.memory_mb and self.labels.items() <= kind.labels.items()
 
 
 class Seen(NamedTuple):
@@ -53,14 +55,14 @@ class Seen(NamedTuple):
     load: NodeReport
 
 
-def measure(nodes: Iterable[Seen], waiting: Iterable[Waiting], size: Size, *, cpu: bool) -> Demand:
+def measure(nodes: Iterable[Seen], waiting: Iterable[Waiting], kind: Kind, *, cpu: bool) -> Demand:
     """``cpu``: whether a further node has processors of its own."""
     seen = list(nodes)
     return Demand(
-        memory=sum(node.load.memory_used_mb for node in seen) / size.memory_mb,
-        blocked=sum(w.instances * w.memory_mb for w in waiting if w.helped_by(size)) / size.memory_mb,
+        memory=sum(node.load.memory_used_mb for node in seen) / kind.memory_mb,
+        blocked=sum(w.instances * w.memory_mb for w in waiting if w.helped_by(kind)) / kind.memory_mb,
         evicted=0.0,
-        cpu=sum(node.load.cpu_percent / 100 * node.lease.cores for node in seen) / size.cores if cpu else 0.0,
+        cpu=sum(node.load.cpu_percent / 100 * node.lease.cores for node in seen) / kind.cores if cpu else 0.0,
     )
 
 
@@ -96,7 +98,7 @@ class Evictions:
         while len(self._sums) > 1 and self._sums[1].at <= now - EVICTED_WINDOW_S:
             self._sums.popleft()
 
-    def missed(self, size: Size) -> float:
+    def missed(self, kind: Kind) -> float:
         """In nodes; one at most, for the same memory is thrown out again and again."""
         if not self._sums:
             return 0.0
@@ -104,7 +106,7 @@ class Evictions:
         evicted = last.evicted - first.evicted
         if last.at - first.at < EVICTED_WINDOW_S or evicted <= EVICTED_LIMIT * (last.starts - first.starts):
             return 0.0
-        return min(1.0, (last.evicted_mb - first.evicted_mb) / size.memory_mb)
+        return min(1.0, (last.evicted_mb - first.evicted_mb) / kind.memory_mb)
 
     def forget(self) -> None:
         """Nodes were added: what was missed before says nothing of what will be."""

@@ -10,7 +10,7 @@ Taken away is only what the scaler drained, and what never came. What an operato
 operator has it back.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -83,13 +83,20 @@ class Numbering(NamedTuple):
         return names
 
 
-def to_drain(fleet: Fleet, count: int, numbering: Numbering, *, from_the_end: bool) -> list[str]:
+def to_drain(
+    fleet: Fleet,
+    count: int,
+    numbering: Numbering,
+    *,
+    from_the_end: bool,
+    dispensable: Callable[[Node], bool] = lambda _node: True,
+) -> list[str]:
     """``from_the_end``: only nodes above which the provider has none that stays."""
     chosen: list[str] = []
     for node in sorted((n for n in fleet if n.owned), key=lambda n: numbering.number(n.name), reverse=True):
         if len(chosen) == count:
             break
-        if node.capacity:
+        if node.capacity and dispensable(node):
             chosen.append(node.name)
         elif from_the_end and not (node.can_be_had_back or node.leaving):
             break

@@ -13,7 +13,7 @@ from mayfly_proto import states
 from mayfly_proto.records import NodeLease, NodeTarget
 from mayfly_proto.reports import NodeReport
 from mayfly_scaler.nodes.amount import Nodes
-from mayfly_scaler.nodes.demand import Seen, Size
+from mayfly_scaler.nodes.demand import Kind, Seen
 from mayfly_scaler.nodes.life import COMING, PRESENT, Event, State, move
 from mayfly_scaler.reports import STALE_S, Heard
 
@@ -117,7 +117,7 @@ class Fleet:
                 del self._nodes[name]
         return moved
 
-    def amounts(self, *, size: Size, blocked: bool, provider_fails: bool) -> Nodes:
+    def amounts(self, *, kind: Kind, blocked: bool, provider_fails: bool) -> Nodes:
         owned = [node for node in self if node.owned]
         up = sum(node.capacity for node in owned)
         booting = sum(node.coming for node in owned)
@@ -129,19 +129,23 @@ class Fleet:
             booting=booting,
             draining=draining,
             held=len(owned) - up - booting - draining,
-            fixed=others_mb / size.memory_mb,
+            fixed=others_mb / kind.memory_mb,
             blocked=blocked,
             silent=sum(node.state is State.SUSPECT for node in present) / len(present) if present else 0.0,
             provider_fails=provider_fails,
         )
 
-    def size(self, memory_mb: int) -> Size:
-        """Of the provider's nodes as they are; ``memory_mb``: what it is said to be while there is none."""
+    def kind(self, memory_mb: int) -> Kind:
+        """What the provider's nodes have, on average, and the labels of all of them; ``memory_mb``: what it is said to
+        be while there is none."""
         leases = [node.lease for node in self if node.lease and node.owned]
         if not leases:
-            return Size(memory_mb, 1.0)
-        return Size(
-            sum(lease.memory_mb for lease in leases) / len(leases), sum(lease.cores for lease in leases) / len(leases)
+            return Kind(memory_mb, 1.0)
+        count = len(leases)
+        return Kind(
+            sum(lease.memory_mb for lease in leases) / count,
+            sum(lease.cores for lease in leases) / count,
+            dict(set.intersection(*(set(lease.labels.items()) for lease in leases))),
         )
 
     def seen(self) -> Iterator[Seen]:

@@ -11,18 +11,20 @@ import structlog
 
 from mayfly_chassis.service import Chassis
 from mayfly_proto.messages import Blocked
+from mayfly_scaler.catalog import Catalog
 from mayfly_scaler.config import ScalerConfig
 from mayfly_scaler.decisions import NODES, Decisions
 from mayfly_scaler.leader import Leader
 from mayfly_scaler.nodes.acts import Acts
-from mayfly_scaler.nodes.amount import Amount, Rules
-from mayfly_scaler.nodes.demand import Demand, Evictions, Size, Waiting, measure
+from mayfly_scaler.nodes.amount import Amount, Change, Rules
+from mayfly_scaler.nodes.demand import Demand, Evictions, Kind, Waiting, measure
 from mayfly_scaler.nodes.drains import steps, to_drain, to_have_back
 from mayfly_scaler.nodes.fleet import Facts, Fleet, Moved
 from mayfly_scaler.nodes.life import COMING, State
 from mayfly_scaler.nodes.providers.choice import choose
 from mayfly_scaler.nodes.providers.provider import Provider, ProviderError
 from mayfly_scaler.nodes.requests import NodeRequests
+from mayfly_scaler.nodes.room import Room
 from mayfly_scaler.nodes.targets import Targets
 from mayfly_scaler.reports import Reports
 
@@ -41,6 +43,7 @@ class NodeLevel:
         chassis: Chassis,
         config: ScalerConfig,
         reports: Reports,
+        catalog: Catalog,
         leader: Leader,
         decisions: Decisions,
         provider: Provider | None = None,
@@ -48,6 +51,7 @@ class NodeLevel:
         self._chassis = chassis
         self._config = config
         self._reports = reports
+        self._catalog = catalog
         self._leader = leader
         self._decisions = decisions
         self._provider = provider or choose(config, chassis.bus)
@@ -90,6 +94,11 @@ class NodeLevel:
         if self._provider is not None:
             await self._provider.close()
 
+    def can_grow(self) -> bool:
+        """Whether the provider may be asked for further nodes."""
+        owned = sum(node.owned for node in self._fleet)
+        return self._provider is not None and owned < self._config.max_nodes
+
     def _on_blocked(self, _blocked: Blocked) -> None:
         self._hurry.set()
         self._wake.set()
@@ -118,9 +127,9 @@ class NodeLevel:
         reports = self._reports
         listed = self._listed or frozenset()
         self._note(now, self._fleet.look(now, Facts(reports.leases, reports.nodes, self._targets.nodes, listed)))
-        size = self._fleet.size(self._config.node_memory_mb)
-        waiting = self._waiting(now, size)
-        demand = self._measure(now, size, waiting)
+        kind = self._fleet.kind(self._config.node_memory_mb)
+        waiting = self._waiting(now, kind)
+        demand = self._measure(now, kind, waiting)
         self._amount.observe(now, demand.total)
         if not self._leader.leading:
             return
@@ -131,7 +140,7 @@ class NodeLevel:
             self._acts.step(step)
         if self._provider is not None and self._fresh_list:
             self._fresh_list = False
-            self._decide(now, self._provider, size, demand, blocked=bool(waiting))
+            self._decide(now, self._provider, kind, demand, blocked=bool(waiting))
 
     def _note(self, now: float, moved: list[Moved]) -> None:
         health = self._acts.health
@@ -144,22 +153,25 @@ class NodeLevel:
             elif after is State.GIVEN_UP and before in COMING:
                 self._acts.failed(health.booting, f"{name} did not come within {self._config.boot_s:g} s")
 
-    def _waiting(self, now: float, size: Size) -> list[Waiting]:
+    def _waiting(self, now: float, kind: Kind) -> list[Waiting]:
         """Instances without a place that a node would help; what was said before the last one came, it has answered."""
         since = max(now - BLOCKED_S, self._joined)
-        heard = [blocked.load for blocked in self._reports.blocked.values() if blocked.at >= since]
-        waiting = [Waiting(blocked.instances, blocked.memory_mb, blocked.reason) for blocked in heard]
-        return [each for each in waiting if each.helped_by(size)]
+        waiting = []
+        for (function, version), blocked in self._reports.blocked.items():
+            spec = self._catalog.spec(function, version)
+            if spec is not None and blocked.at >= since:
+                waiting.append(Waiting(blocked.load.instances, spec.memory_mb, spec.node_labels))
+        return [each for each in waiting if each.helped_by(kind)]
 
-    def _measure(self, now: float, size: Size, waiting: list[Waiting]) -> Demand:
+    def _measure(self, now: float, kind: Kind, waiting: list[Waiting]) -> Demand:
         seen = list(self._fleet.seen())
         self._evictions.observe(now, (node.load for node in seen))
         cpu = self._provider is not None and self._provider.own_processors
-        return measure(seen, waiting, size, cpu=cpu)._replace(evicted=self._evictions.missed(size))
+        return measure(seen, waiting, kind, cpu=cpu)._replace(evicted=self._evictions.missed(kind))
 
-    def _decide(self, now: float, provider: Provider, size: Size, demand: Demand, *, blocked: bool) -> None:
+    def _decide(self, now: float, provider: Provider, kind: Kind, demand: Demand, *, blocked: bool) -> None:
         nodes = self._fleet.amounts(
-            size=size,
+            kind=kind,
             blocked=blocked and now - self._joined >= SETTLE_S,
             provider_fails=self._acts.health.fails(now),
         )
@@ -175,9 +187,21 @@ class NodeLevel:
             self._acts.add(names)
             self._evictions.forget()
             self._say("add", names, seen, change.why)
-        if names := to_drain(self._fleet, change.drain, provider.numbering, from_the_end=provider.from_the_end):
+        if names := self._to_drain(change, provider):
             self._acts.drain(names, change.why)
             self._say("drain", names, seen, change.why)
+
+    def _to_drain(self, change: Change, provider: Provider) -> list[str]:
+        if not change.drain:
+            return []
+        room = Room(self._fleet, self._catalog.spec)
+        return to_drain(
+            self._fleet,
+            change.drain,
+            provider.numbering,
+            from_the_end=provider.from_the_end,
+            dispensable=lambda node: change.anyhow or room.without(node),
+        )
 
     def _say(self, action: str, names: list[str], seen: dict[str, object], why: str) -> None:
         self._decisions.say(NODES, action, count=len(names), seen={**seen, "nodes": names}, why=why)
