@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 
+import msgspec
 import pytest
 
 from mayfly_broker.server import EmbeddedServer
@@ -130,7 +131,8 @@ async def test_a_function_scales_on_what_anybody_publishes(mayfly: World, eventu
 
 
 async def test_instances_are_provisioned_by_the_clock(mayfly: World) -> None:
-    """A window that is open now counts, one that opens in an hour does not yet."""
+    """A window that is open now counts, one that opens in an hour does not yet, one of a zone that this machine does
+    not know never, and all else goes on."""
     now = datetime.now(UTC)
 
     def cron(moment: datetime) -> str:
@@ -138,8 +140,9 @@ async def test_instances_are_provisioned_by_the_clock(mayfly: World) -> None:
 
     opened = Provisioned(start=cron(now - timedelta(hours=1)), end=cron(now + timedelta(hours=1)), instances=3)
     later = Provisioned(start=cron(now + timedelta(hours=1)), end=cron(now + timedelta(hours=2)), instances=9)
-    await mayfly.deploy(provisioned=[opened, later])
+    await mayfly.deploy("abroad", provisioned=[msgspec.structs.replace(opened, timezone="Mars/Base")])
     await mayfly.scaler()
+    await mayfly.deploy(provisioned=[opened, later])
     assert (await mayfly.until(lambda target: target.minimum > 0)).why == "3 provisioned at this time"
 
 

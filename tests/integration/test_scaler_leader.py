@@ -90,6 +90,11 @@ async def test_a_wish_that_is_out_of_date_is_not_stored(mayfly: World, connect: 
     assert not await targets.write("hello", FunctionTarget(minimum=9))
     assert (await mayfly.target()).minimum == 2
     assert await targets.write("hello", FunctionTarget(minimum=3))  # it has read what stands there
+    await Bucket(mayfly.operator, storage.TARGETS).put(storage.function_target_key("hello"), b"words")
+    async with asyncio.timeout(5):
+        while not await targets.write("hello", FunctionTarget(minimum=4)):
+            await asyncio.sleep(0.01)
+    assert (await mayfly.target()).minimum == 4
     await targets.stop()
 
 
@@ -116,6 +121,26 @@ async def test_the_lease_ends_for_its_holder_first(connect: Connect) -> None:
     await holder.step()
     assert not holder.leading
     assert led == ["s1", "s2"]
+
+
+async def test_a_lease_is_given_up_in_the_midst_of_its_renewal(connect: Connect) -> None:
+    """The server may have written more than its holder knows; what another holds stays."""
+    holder = Leader(await connect("scaler"), "s1", lambda: None)
+    other = Leader(await connect("scaler"), "s2", lambda: None)
+    await holder.step()
+    bucket = Bucket(await connect("scaler"), storage.LEASES)
+    entry = await bucket.get(storage.SCALER_LEASE_KEY)
+    assert entry is not None
+    await bucket.put(storage.SCALER_LEASE_KEY, entry.value)
+    await holder.resign()
+    assert await bucket.get(storage.SCALER_LEASE_KEY) is None
+    await other.step()
+    await holder.resign()
+    assert other.leading
+    assert await bucket.get(storage.SCALER_LEASE_KEY) is not None
+    await bucket.put(storage.SCALER_LEASE_KEY, b"words")
+    await other.step()
+    assert not other.leading
 
 
 async def test_a_lease_that_was_taken_away_is_noticed(connect: Connect) -> None:

@@ -65,7 +65,6 @@ async def test_a_report_counts_for_three_seconds(reports: Reports, clock: Clock)
     hear(reports._node, node("n2", epoch=7))
     hear(reports._node, node("n9"))
     assert [load.node for load in reports.fresh_nodes()] == ["n1"]
-    assert reports.stale_share == 0.75
     clock.now += STALE_S
     assert [load.node for load in reports.fresh_nodes()] == ["n1"]
     clock.now += 0.1
@@ -98,6 +97,21 @@ async def test_what_a_dead_router_said_is_not_kept_for_ever(reports: Reports, cl
     clock.now += GONE_S
     hear(reports._router, router("r2"))
     assert reports.function("hello") == FunctionLoad()
+
+
+async def test_nothing_is_kept_of_those_that_do_not_come_back(reports: Reports, clock: Clock) -> None:
+    """Routers and nodes that are replaced have new names each time."""
+    for number in range(20):
+        said = {"hello": FunctionLoad(ready=3), f"f{number}": FunctionLoad(ready=1)}
+        hear(reports._router, router(f"r{number}", **said))
+        lease(reports, f"n{number}")
+        hear(reports._node, node(f"n{number}"))
+        reports._lease(f"n{number}", None)
+        hear(reports._node, node(f"n{number}"))
+        clock.now += GONE_S + 1
+    assert len(reports._routers) <= 2
+    assert len(reports.owners) <= 2
+    assert not reports.nodes
 
 
 async def test_orders_without_a_place_pass(reports: Reports, clock: Clock) -> None:

@@ -4,6 +4,7 @@ All scalers listen and learn; one, the leader, acts (see `leader`). Calls need n
 targets stay as they are.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -53,17 +54,20 @@ class Scaler:
         nodes = NodeLevel(chassis, config, self._reports, self._catalog, self.leader, self._decisions)
         functions = Functions(chassis, self._reports, self._catalog, self.leader, self._decisions, nodes.can_grow)
         self._parts: list[Part] = [functions, nodes]
+        self._keeping: asyncio.Task[None]
 
     async def start(self) -> None:
         await self._catalog.start()
         await self._reports.start()
         for part in self._parts:
             await part.start()
-        self._chassis.background("leader", self.leader.keep())
+        self._keeping = self._chassis.background("leader", self.leader.keep())
 
     async def stop(self) -> None:
         for part in self._parts:
             await part.stop()
+        self._keeping.cancel()
+        await asyncio.wait({self._keeping})
         await self.leader.resign()
         await self._reports.stop()
         await self._catalog.stop()

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
+import msgspec
 import structlog
 
 from mayfly_chassis.bus import Bus
@@ -69,14 +70,15 @@ class Leader:
             await self._take()
 
     async def resign(self) -> None:
-        """Give the lease up, so that another need not wait for its end."""
-        revision, self._revision = self._revision, 0
-        self._until = float("-inf")
-        if revision:
-            try:
-                await self._bucket.delete(storage.SCALER_LEASE_KEY, revision=revision)
-            except BusError as error:
-                _log.warning("leader.not_resigned", error=str(error))
+        """Give the lease up, so that another need not wait for its end. Not while `keep` runs; it may have been
+        cancelled in the midst of a renewal, of which only the server knows the revision."""
+        self._revision, self._until = 0, float("-inf")
+        try:
+            entry = await self._bucket.get(storage.SCALER_LEASE_KEY)
+            if entry is not None and self._is_ours(entry.value):
+                await self._bucket.delete(storage.SCALER_LEASE_KEY, revision=entry.revision)
+        except BusError as error:
+            _log.warning("leader.not_resigned", error=str(error))
 
     async def _take(self) -> None:
         try:
@@ -93,7 +95,7 @@ class Leader:
         if await self._write(self._revision):
             return
         entry = await self._bucket.get(storage.SCALER_LEASE_KEY)
-        if entry is not None and records.decode(entry.value, ScalerLease).epoch == self.epoch:
+        if entry is not None and self._is_ours(entry.value):
             self._revision = entry.revision  # a write of ours whose acknowledgement was lost
             return
         self._revision = 0
@@ -109,6 +111,12 @@ class Leader:
             return False
         self._until = began + LEASE_S - MARGIN_S
         return True
+
+    def _is_ours(self, value: bytes) -> bool:
+        try:
+            return self.epoch > 0 and records.decode(value, ScalerLease).epoch == self.epoch
+        except msgspec.MsgspecError:
+            return False
 
     def _lease(self, epoch: int) -> bytes:
         return records.encode(ScalerLease(scaler=self.scaler, epoch=epoch, client=self._bus.identity))

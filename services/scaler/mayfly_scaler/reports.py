@@ -40,9 +40,9 @@ class Reports:
         self.leases: dict[str, NodeLease] = {}
         self.nodes: dict[str, Heard[NodeReport]] = {}
         self.owners: dict[str, Router] = {}  # functions with anything to say → the router that said it last
-        self.blocked: dict[tuple[str, int], Heard[Blocked]] = {}  # function, version → orders without a place
         self.on_router: list[Callable[[News], None]] = []
         self.on_blocked: list[Callable[[Blocked], None]] = []
+        self._blocked: dict[tuple[str, int], Heard[Blocked]] = {}  # function, version → orders without a place
         self._routers: dict[bytes, Router] = {}  # by the subject of their reports
         self._bus = bus
         self._leases = Mirror(bus, storage.NODES, self._lease)
@@ -64,11 +64,6 @@ class Reports:
             if heard is not None and heard.at >= oldest and heard.load.epoch == lease.epoch:
                 yield heard.load
 
-    @property
-    def stale_share(self) -> float:
-        """Of the nodes that have a lease, those whose reports are stale or missing."""
-        return 1 - sum(1 for _ in self.fresh_nodes()) / len(self.leases) if self.leases else 0.0
-
     def function(self, name: str) -> FunctionLoad | None:
         """What its owner says of a function; None when that is stale, `FunctionLoad()` when it has nothing to say."""
         now, owner = self.clock(), self.owners.get(name)
@@ -80,10 +75,10 @@ class Reports:
             del self.owners[name]
         return NOTHING if any(router.at >= now - STALE_S for router in self._routers.values()) else None
 
-    def fresh_blocked(self) -> Iterator[Blocked]:
+    def fresh_blocked(self, since: float = float("-inf")) -> Iterator[Blocked]:
         oldest = self.clock() - STALE_S
-        self.blocked = {key: heard for key, heard in self.blocked.items() if heard.at >= oldest}
-        return (heard.load for heard in self.blocked.values())
+        self._blocked = {key: heard for key, heard in self._blocked.items() if heard.at >= oldest}
+        return (heard.load for heard in self._blocked.values() if heard.at >= since)
 
     def _lease(self, name: str, value: bytes | None) -> None:
         if value is None:
@@ -94,11 +89,13 @@ class Reports:
 
     def _node(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
         report = decode_node(payload)
-        self.nodes[report.node] = Heard(report, self.clock())
+        if report.node in self.leases:
+            self.nodes[report.node] = Heard(report, self.clock())
 
     def _router(self, subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
         now, router = self.clock(), self._routers.get(subject)
         if router is None:
+            self._forget_the_gone(now)
             router = self._routers[subject] = Router(now)
         news = router.hear(payload, now)
         for name in news.gone:
@@ -108,8 +105,13 @@ class Reports:
         for callback in self.on_router:
             callback(news)
 
+    def _forget_the_gone(self, now: float) -> None:
+        """Routers of which nothing counts any more, as new ones come under new names."""
+        self._routers = {subject: router for subject, router in self._routers.items() if router.at >= now - GONE_S}
+        self.owners = {name: owner for name, owner in self.owners.items() if owner.at >= now - GONE_S}
+
     def _no_place(self, _subject: bytes, _reply: bytes, _raw: bytes | None, payload: bytes) -> None:
         blocked, _ = _decode_blocked(payload)
-        self.blocked[blocked.function, blocked.version] = Heard(blocked, self.clock())
+        self._blocked[blocked.function, blocked.version] = Heard(blocked, self.clock())
         for callback in self.on_blocked:
             callback(blocked)

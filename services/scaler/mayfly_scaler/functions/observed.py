@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from zoneinfo import ZoneInfoNotFoundError
 
 import structlog
 from cronsim import CronSimError
@@ -57,7 +58,7 @@ class Observed:
         if known is None or version != spec.version or not known.holds(now):
             try:
                 known = standing(spec.provisioned, now)
-            except (CronSimError, ValueError) as error:
+            except (CronSimError, ValueError, ZoneInfoNotFoundError) as error:
                 _log.warning("provisioned.unreadable", function=spec.name, error=str(error))
                 return 0
             self._standing[spec.name] = (spec.version, known)

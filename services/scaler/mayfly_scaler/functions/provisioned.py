@@ -25,7 +25,8 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def standing(windows: Iterable[Provisioned], now: datetime) -> Standing:
-    """``now``: with a zone. Raises `cronsim.CronSimError`, `ValueError` (zone) for what is no schedule."""
+    """``now``: with a zone. Raises `cronsim.CronSimError` for what is no schedule, `ValueError` or
+    `ZoneInfoNotFoundError` for what is no zone."""
     instances, until = 0, NEVER
     for window in windows:
         local = now.astimezone(ZoneInfo(window.timezone or "UTC"))

@@ -6,6 +6,7 @@ wishes fails instead of overwriting newer ones. Nothing there expires: when all 
 
 from collections.abc import Callable
 
+import msgspec
 import structlog
 
 from mayfly_chassis.bus import Bus
@@ -83,7 +84,7 @@ class Targets:
         if entry is None:
             self._drop(function)
         else:
-            self._standing[function] = records.decode(entry.value, FunctionTarget)
+            self._standing[function] = _readable(function, entry.value)
             self._revisions[function] = entry.revision
 
     def _changed(self, function: str, value: bytes | None) -> None:
@@ -92,11 +93,20 @@ class Targets:
         if value is None:
             self._drop(function)
         elif revision >= self._revisions.get(function, 0):
-            self._standing[function], self._revisions[function] = records.decode(value, FunctionTarget), revision
+            self._standing[function], self._revisions[function] = _readable(function, value), revision
 
     def _drop(self, function: str) -> None:
         self._standing.pop(function, None)
         self._revisions.pop(function, None)
+
+
+def _readable(function: str, value: bytes) -> FunctionTarget:
+    """What nobody can read wants nothing, and the next look at the function writes over it."""
+    try:
+        return records.decode(value, FunctionTarget)
+    except msgspec.MsgspecError as error:
+        _log.warning("target.unreadable", function=function, error=str(error))
+        return NOTHING
 
 
 def differs(standing: FunctionTarget, wanted: FunctionTarget) -> bool:

@@ -84,9 +84,9 @@ class Evictions:
 
     def observe(self, now: float, loads: Iterable[NodeReport]) -> None:
         _, starts, evicted, evicted_mb = self._total
-        for load in loads:
-            before = self._last.get(load.node)
-            self._last[load.node] = load
+        last, self._last = self._last, {load.node: load for load in loads}
+        for load in self._last.values():
+            before = last.get(load.node)
             if before is None or before.epoch != load.epoch:
                 continue
             starts += load.starts - before.starts

@@ -157,10 +157,10 @@ class NodeLevel:
         """Instances without a place that a node would help; what was said before the last one came, it has answered."""
         since = max(now - BLOCKED_S, self._joined)
         waiting = []
-        for (function, version), blocked in self._reports.blocked.items():
-            spec = self._catalog.spec(function, version)
-            if spec is not None and blocked.at >= since:
-                waiting.append(Waiting(blocked.load.instances, spec.memory_mb, spec.node_labels))
+        for blocked in self._reports.fresh_blocked(since):
+            spec = self._catalog.spec(blocked.function, blocked.version)
+            if spec is not None:
+                waiting.append(Waiting(blocked.instances, spec.memory_mb, spec.node_labels))
         return [each for each in waiting if each.helped_by(kind)]
 
     def _measure(self, now: float, kind: Kind, waiting: list[Waiting]) -> Demand:
