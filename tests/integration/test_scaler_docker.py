@@ -200,6 +200,20 @@ async def test_what_a_container_is_made_of(engine: Engine, tmp_path: Path) -> No
     }
 
 
+async def test_file_as_the_engine_prints_it(engine: Engine, tmp_path: Path) -> None:
+    """null is nothing, where the scaler adds to it; what is not the scaler's goes on as it stands, null or not."""
+    others = {"User": "root", "Entrypoint": None, "Healthcheck": {"Test": ["NONE"], "Retries": 30}, "Shell": []}
+    template = {"Env": None, "Labels": None, "HostConfig": None, **others}
+    (tmp_path / "worker.json").write_text(json.dumps(template))
+    async with provider(tmp_path, docker_container=tmp_path / "worker.json") as nodes:
+        await nodes.add("n2")
+    made = engine.containers["mayfly-n2"]
+    assert {key: made[key] for key in others} == others
+    assert made["Env"][1:] == ["MAYFLY_WORKER_NODE=n2", f"MAYFLY_WORKER_MEMORY_MB={ScalerConfig().node_memory_mb}"]
+    assert made["Labels"] == {PROJECT_LABEL: "mayfly", NODE_LABEL: "n2"}
+    assert made["HostConfig"]["RestartPolicy"] == {"Name": "on-failure"}
+
+
 async def test_command_and_names_unless_told_otherwise(engine: Engine, tmp_path: Path) -> None:
     """The image's worker, as compose.yaml starts it; numbers from one on, or above the nodes that are made by hand."""
     async with provider(tmp_path) as nodes:
@@ -245,11 +259,30 @@ async def test_no_engine(tmp_path: Path) -> None:
             await nodes.list()
 
 
-@pytest.mark.parametrize("content", [None, "[]", "{"])
-async def test_file_that_is_none(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize("content", [None, b"[]", b"{", b'{"User": "\xff"}'])
+async def test_file_that_is_none(tmp_path: Path, content: bytes | None) -> None:
     """Missing or malformed: the error names the setting."""
     file = tmp_path / "worker.json"
     if content is not None:
-        file.write_text(content)
+        file.write_bytes(content)
     with pytest.raises(ProviderError, match=f"MAYFLY_SCALER_DOCKER_CONTAINER={file}"):
         DockerNodes(ScalerConfig(docker_container=file))
+
+
+@pytest.mark.parametrize(
+    ("template", "wrong"),
+    [
+        ({"Env": {"A": "1"}}, "Expected `array | null`, got `object` - at `$.Env`"),
+        ({"Env": ["A=1", None]}, "Expected `str`, got `null` - at `$.Env[1]`"),
+        ({"Labels": ["rack"]}, "Expected `object | null`, got `array` - at `$.Labels`"),
+        ({"Labels": {"rack": 7}}, "Expected `str`, got `int` - at `$.Labels[...]`"),
+        ({"HostConfig": ""}, "Expected `object | null`, got `str` - at `$.HostConfig`"),
+    ],
+)
+async def test_file_with_a_mistake_is_refused_at_the_start(tmp_path: Path, template: object, wrong: str) -> None:
+    """Not when load calls for the first node: the error names the setting, the field and what belongs there."""
+    file = tmp_path / "worker.json"
+    file.write_text(json.dumps(template))
+    with pytest.raises(ProviderError) as refused:
+        DockerNodes(ScalerConfig(docker_container=file))
+    assert str(refused.value) == f"MAYFLY_SCALER_DOCKER_CONTAINER={file}: {wrong}"

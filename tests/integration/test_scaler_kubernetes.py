@@ -23,10 +23,11 @@ SET = ("statefulsets.v1.apps", "mayfly", "mayfly-worker")
 
 class Cluster(KubernetesEmulator):
     """Keeps a resource version, as the real one does, and refuses a change of an older one. ``before_patch`` is called
-    before each; ``fails``: HTTP status of every answer from now on."""
+    before each; ``fails``: HTTP status of every answer from now on; ``garbled``: makes every answer from now on."""
 
     before_patch: Callable[[], None] | None = None
     fails = 0
+    garbled: Callable[[], web.Response] | None = None
 
     @property
     def replicas(self) -> int:
@@ -40,6 +41,8 @@ class Cluster(KubernetesEmulator):
         self.objects[SET].patch(change)
 
     async def _handle(self, request: Request) -> web.StreamResponse:
+        if self.garbled is not None:
+            return self.garbled()
         if self.fails:
             return _refusal(self.fails, "the cluster is unwell")
         if request.method is not None and request.method.value == "PATCH":
@@ -157,6 +160,48 @@ async def test_cluster_that_fails_is_said(cluster: Cluster, status: int) -> None
         for ask in (nodes.list(), nodes.add("mayfly-worker-2"), nodes.remove("mayfly-worker-1")):
             with pytest.raises(ProviderError, match=r"Kubernetes: .*the cluster is unwell"):
                 await ask
+
+
+def json_answer(status: int, body: bytes) -> Callable[[], web.Response]:
+    return lambda: web.Response(status=status, body=body, content_type="application/json")
+
+
+@pytest.mark.invariant("I22")
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        pytest.param(lambda: web.Response(status=503), "503", id="no-content-type"),
+        pytest.param(lambda: web.Response(status=502, text="<html>"), "502", id="html"),
+        pytest.param(json_answer(503, b"upstream"), "503", id="no-json"),
+        pytest.param(json_answer(503, b"\xff"), "503", id="no-text"),
+        pytest.param(json_answer(503, b"[]"), "503", id="no-status"),
+        pytest.param(json_answer(503, b"{}"), "503", id="no-message"),
+        pytest.param(json_answer(200, b"{"), "truncated", id="truncated"),
+        pytest.param(json_answer(200, b"{}"), "does not say it", id="no-scale"),
+    ],
+)
+async def test_what_stands_before_the_cluster_answers(
+    cluster: Cluster, answer: Callable[[], web.Response], said: str
+) -> None:
+    """A load balancer knows nothing of the API's errors: every verb says what it got, and none ends the scaler."""
+    cluster.garbled = answer
+    async with provider() as nodes:
+        for ask in (nodes.list(), nodes.add("mayfly-worker-2"), nodes.remove("mayfly-worker-1")):
+            with pytest.raises(ProviderError, match=rf"^Kubernetes: .*{said}"):
+                await ask
+
+
+@pytest.mark.invariant("I22")
+async def test_token_that_is_away(cluster: Cluster, tmp_path: Path) -> None:
+    """The kubelet renews its file; while there is none, that is the error, and afterwards it is as if nothing was."""
+    configuration = json.loads((tmp_path / "config").read_text())
+    configuration["users"][0]["user"] = {"tokenFile": str(tmp_path / "token")}
+    (tmp_path / "config").write_text(json.dumps(configuration))
+    async with provider() as nodes:
+        with pytest.raises(ProviderError, match=r"^Kubernetes: .*token not found"):
+            await nodes.list()
+        (tmp_path / "token").write_text("t")
+        assert await nodes.list() == {"mayfly-worker-0", "mayfly-worker-1"}
 
 
 @pytest.mark.invariant("I22")

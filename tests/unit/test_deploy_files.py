@@ -250,6 +250,25 @@ def test_make_secrets_makes_each_secret_once_and_privately(compose: Any, tmp_pat
     assert all(re.fullmatch(r"s[0-9a-f]{48}\n", made[name]) for name in (*ROLES, "cluster", "token"))
 
 
+def test_make_secrets_keeps_an_authority_whose_key_is_elsewhere(tmp_path: Path) -> None:
+    """Another one would be trusted by nobody who has the first. Only who needs a certificate is told of the key."""
+    folder = tmp_path / "secrets"
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    (folder / "ca.key").rename(tmp_path / "ca.key")
+    (folder / "router").unlink()
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    after = {path.name: path.read_text() for path in folder.iterdir()}
+    assert after.pop("router")
+    assert after == before
+    (folder / "nats-2.crt").unlink()
+    refused = subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "nats-2 needs a certificate, and secrets/ca.key is not there" in refused.stderr
+    assert (folder / "ca.crt").read_text() == before["ca.crt"]
+    assert (folder / "nats-2.key").read_text() == before["nats-2.key"]
+
+
 def test_make_secrets_renews_what_is_deleted(tmp_path: Path) -> None:
     """A server's certificate that has run out is deleted and made anew, by the same authority; all else stays."""
     folder = tmp_path / "secrets"

@@ -33,13 +33,11 @@ class NodeRequests:
     async def undrain(self, request: Request) -> bytes:
         """Also of a node that is away: it will take work when it comes back."""
         wanted = request.json(api.NodeRequest)
-        drained = wanted.node in self._targets.nodes
+        try:
+            drained = await self._targets.undrain_for_operator(wanted.node)
+        except BusError as error:
+            raise _unavailable(error) from error
         self._check(wanted.node, known=drained or wanted.node in self._reports.leases)
-        if drained:
-            try:
-                await self._targets.undrain_for_operator(wanted.node)
-            except BusError as error:
-                raise _unavailable(error) from error
         return self._reply(wanted.node, draining=False)
 
     def _check(self, node: str, *, known: bool) -> None:

@@ -7,6 +7,8 @@ makes keys that are not there, and only deletes what it made, at the revision th
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import msgspec
+
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import KeyExists, WrongRevision
 from mayfly_chassis.kv import Bucket
@@ -36,7 +38,7 @@ class Targets:
         key, target = storage.node_target_key(node), _target(OPERATOR, why)
         for _ in range(_ATTEMPTS):
             entry = await self._bucket.get(key)
-            if entry is not None and records.decode(entry.value, NodeTarget).by == OPERATOR:
+            if entry is not None and _is_operators(entry.value):
                 return
             try:
                 if entry is None:
@@ -48,9 +50,14 @@ class Targets:
             return
         raise WrongRevision(f"{key} is written by others all the time")
 
-    async def undrain_for_operator(self, node: str) -> None:
-        """Whoever drained it. Raises `BusError`."""
-        await self._bucket.delete(storage.node_target_key(node))
+    async def undrain_for_operator(self, node: str) -> bool:
+        """Whoever drained it, and whether or not this scaler has heard of it; False when nobody had. Raises
+        `BusError`."""
+        key = storage.node_target_key(node)
+        if await self._bucket.get(key) is None:
+            return False
+        await self._bucket.delete(key)
+        return True
 
     async def drain(self, node: str, why: str) -> bool:
         """For the scaler; False when somebody else was first. Raises `BusError`."""
@@ -77,6 +84,14 @@ class Targets:
         else:
             self.nodes[node] = records.decode(value, NodeTarget)
         self._on_change()
+
+
+def _is_operators(value: bytes) -> bool:
+    """Not what nobody can read: that is written over."""
+    try:
+        return records.decode(value, NodeTarget).by == OPERATOR
+    except msgspec.MsgspecError:
+        return False
 
 
 def _target(by: str, why: str) -> bytes:

@@ -30,6 +30,14 @@ _CONFLICT = 409
 _BYTES_PER_MB = 2**20
 
 
+class _Shared(msgspec.Struct, rename="pascal"):
+    """What the file and the scaler both say something of; the engine writes null where there is nothing."""
+
+    env: list[str] | None = None
+    labels: dict[str, str] | None = None
+    host_config: dict[str, Any] | None = None
+
+
 class DockerNodes:
     own_processors = False  # they share those of the engine's machine
     from_the_end = False
@@ -88,9 +96,9 @@ class DockerNodes:
             "StopTimeout": STOP_S,
             **template,
             "Image": config.docker_image,
-            "Env": [f"MAYFLY_NATS_URL={config.nats_url}", *template.get("Env", ()), *_assignments(own)],
-            "Labels": {**template.get("Labels", {}), PROJECT_LABEL: config.docker_project, NODE_LABEL: node},
-            "HostConfig": {**template.get("HostConfig", {}), **host},
+            "Env": [f"MAYFLY_NATS_URL={config.nats_url}", *template["Env"], *_assignments(own)],
+            "Labels": {**template["Labels"], PROJECT_LABEL: config.docker_project, NODE_LABEL: node},
+            "HostConfig": {**template["HostConfig"], **host},
         }
 
 
@@ -99,12 +107,18 @@ def _assignments(settings: dict[str, str]) -> list[str]:
 
 
 def _template(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
+    """Has Env, Labels and HostConfig, if only empty ones; all else is for the engine to judge."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError) as error:
+        template = msgspec.json.decode(file.read_bytes(), type=dict[str, Any]) if file else {}
+        shared = msgspec.convert(template, _Shared)
+    except (OSError, ValueError) as error:
         raise ProviderError(f"MAYFLY_SCALER_DOCKER_CONTAINER={file}: {error}") from error
+    return {
+        **template,
+        "Env": shared.env or [],
+        "Labels": shared.labels or {},
+        "HostConfig": shared.host_config or {},
+    }
 
 
 @contextmanager

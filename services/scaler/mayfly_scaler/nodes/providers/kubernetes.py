@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import httpx2
 import msgspec
 from lightkube import AsyncClient
-from lightkube.core.exceptions import ConfigError
+from lightkube.core.exceptions import ApiError, ConfigError
 from lightkube.resources.apps_v1 import StatefulSet
 from lightkube.types import PatchType
 
@@ -22,6 +22,10 @@ from mayfly_scaler.nodes.providers.provider import ProviderError
 _CONFLICT = 409
 _ATTEMPTS = 5
 _TIMEOUT = httpx2.Timeout(10.0)
+
+# lightkube takes answers, token files and what login commands print for well-formed: where they are not, Python's own
+# errors come out of it.
+_FAILURES = (httpx2.HTTPError, msgspec.MsgspecError, ConfigError, OSError, ValueError, LookupError, TypeError)
 
 
 class KubernetesNodes:
@@ -40,8 +44,7 @@ class KubernetesNodes:
             raise ProviderError(f"no Kubernetes cluster is configured here: {error}") from error
 
     async def list(self) -> frozenset[str]:
-        with _translated():
-            replicas, _ = await self._read()
+        replicas, _ = await self._read()
         return frozenset(map(self.numbering.name, range(replicas)))
 
     async def add(self, node: str) -> None:
@@ -65,27 +68,29 @@ class KubernetesNodes:
 
     async def _scale(self, change: Callable[[int], int]) -> None:
         async with self._one_at_a_time:
-            with _translated():
-                for _ in range(_ATTEMPTS):
-                    replicas, revision = await self._read()
-                    if (wanted := change(replicas)) == replicas or await self._write(wanted, revision):
-                        return
+            for _ in range(_ATTEMPTS):
+                replicas, revision = await self._read()
+                if (wanted := change(replicas)) == replicas or await self._write(wanted, revision):
+                    return
         raise ProviderError(f"the replicas of {self._name} are changed by somebody else all the time")
 
     async def _read(self) -> tuple[int, str]:
-        scale = await self._client.get(StatefulSet.Scale, self._name)
-        assert scale.metadata is not None and scale.spec is not None
+        with _translated():
+            scale = await self._client.get(StatefulSet.Scale, self._name)
+        if scale.metadata is None or scale.spec is None:
+            raise ProviderError(f"Kubernetes: the answer to how {self._name} is scaled does not say it")
         return scale.spec.replicas or 0, scale.metadata.resourceVersion or ""
 
     async def _write(self, replicas: int, revision: str) -> bool:
         """False when it is no longer the revision that was read."""
         wanted = {"metadata": {"resourceVersion": revision}, "spec": {"replicas": replicas}}
-        try:
-            await self._client.patch(StatefulSet.Scale, self._name, wanted, patch_type=PatchType.MERGE)
-        except httpx2.HTTPStatusError as error:
-            if error.response.status_code == _CONFLICT:
-                return False
-            raise
+        with _translated():
+            try:
+                await self._client.patch(StatefulSet.Scale, self._name, wanted, patch_type=PatchType.MERGE)
+            except httpx2.HTTPStatusError as error:
+                if error.response.status_code == _CONFLICT:
+                    return False
+                raise
         return True
 
 
@@ -93,6 +98,18 @@ class KubernetesNodes:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (httpx2.HTTPError, msgspec.MsgspecError) as error:
-        words = str(error).partition("\n")[0]
-        raise ProviderError(f"Kubernetes: {words or type(error).__name__}") from error
+    except _FAILURES as error:
+        raise ProviderError(f"Kubernetes: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+    """What the cluster says; of a refusal without words, or with words that lightkube could not read, the status."""
+    refusal: BaseException | None = error
+    while refusal is not None and not _speaks(refusal):
+        refusal = refusal.__context__
+    words = str(refusal or error).partition("\n")[0]
+    return words or type(error).__name__
+
+
+def _speaks(error: BaseException) -> bool:
+    return bool(error.status.message) if isinstance(error, ApiError) else isinstance(error, httpx2.HTTPError)
