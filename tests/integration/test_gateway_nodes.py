@@ -70,6 +70,7 @@ async def test_nodes_say_what_they_carry_and_why_they_leave(http: Gateway, conne
     await join(worker, "n1", gpu="yes")
     target = NodeTarget(by="scaler", since="2026-01-01T00:00:00Z", why="fits on one node")
     await Bucket(scaler, storage.TARGETS).put(storage.node_target_key("n2"), records.encode(target))
+    await Bucket(scaler, storage.TARGETS).put(storage.node_target_key("n1"), b"words that nobody can read")
     worker.publish(subjects.load_node("n1"), load("n1", a=VersionLoad(ready=3, busy=2, starting=1)))
     await worker.flush()
     async with asyncio.timeout(5):

@@ -278,6 +278,7 @@ async def test_file_that_is_none(tmp_path: Path, content: bytes | None) -> None:
         ({"Labels": {"rack": 7}}, "Expected `str`, got `int` - at `$.Labels[...]`"),
         ({"HostConfig": ""}, "Expected `object | null`, got `str` - at `$.HostConfig`"),
     ],
+    ids=["env", "one-of-env", "labels", "one-of-labels", "host-config"],
 )
 async def test_file_with_a_mistake_is_refused_at_the_start(tmp_path: Path, template: object, wrong: str) -> None:
     """Not when load calls for the first node: the error names the setting, the field and what belongs there."""

@@ -237,12 +237,21 @@ def test_compose_takes_away_what_nobody_needs(compose: Any) -> None:
         assert ("user" in service or "cap_add" in service) == name.startswith("worker")
 
 
+def verified(folder: Path, server: str) -> bool:
+    verify = ["openssl", "verify", "-x509_strict", "-CAfile", folder / "ca.crt", folder / f"{server}.crt"]
+    return subprocess.run(verify, capture_output=True).returncode == 0
+
+
+def secrets_of(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in (folder / "secrets").iterdir()}
+
+
 def test_make_secrets_makes_each_secret_once_and_privately(compose: Any, tmp_path: Path) -> None:
     """Every secret that compose names is made and kept by a second run. Nobody else gets into the folder; the
     authority's key is for its owner alone even there."""
     for _ in range(2):
         subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
-        made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+        made = secrets_of(tmp_path)
     assert set(compose["secrets"]) <= set(made)
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "secrets/ca.key").stat().st_mode & 0o777 == 0o600
@@ -250,36 +259,52 @@ def test_make_secrets_makes_each_secret_once_and_privately(compose: Any, tmp_pat
     assert all(re.fullmatch(r"s[0-9a-f]{48}\n", made[name]) for name in (*ROLES, "cluster", "token"))
 
 
-def test_make_secrets_keeps_an_authority_whose_key_is_elsewhere(tmp_path: Path) -> None:
-    """Another one would be trusted by nobody who has the first. Only who needs a certificate is told of the key."""
-    folder = tmp_path / "secrets"
-    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
-    (folder / "ca.key").rename(tmp_path / "ca.key")
-    (folder / "router").unlink()
-    before = {path.name: path.read_text() for path in folder.iterdir()}
-    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
-    after = {path.name: path.read_text() for path in folder.iterdir()}
-    assert after.pop("router")
-    assert after == before
-    (folder / "nats-2.crt").unlink()
-    refused = subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, capture_output=True, text=True)
-    assert refused.returncode == 1
-    assert "nats-2 needs a certificate, and secrets/ca.key is not there" in refused.stderr
-    assert (folder / "ca.crt").read_text() == before["ca.crt"]
-    assert (folder / "nats-2.key").read_text() == before["nats-2.key"]
-
-
 def test_make_secrets_renews_what_is_deleted(tmp_path: Path) -> None:
     """A server's certificate that has run out is deleted and made anew, by the same authority; all else stays."""
     folder = tmp_path / "secrets"
     subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
-    before = {path.name: path.read_text() for path in folder.iterdir()}
+    before = secrets_of(tmp_path)
     (folder / "nats-2.crt").unlink()
     subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
-    after = {path.name: path.read_text() for path in folder.iterdir()}
+    after = secrets_of(tmp_path)
     assert {name for name in before if after[name] != before[name]} == {"nats-2.crt", "nats-2.key"}
-    verify = ["openssl", "verify", "-x509_strict", "-CAfile", folder / "ca.crt", folder / "nats-2.crt"]
-    subprocess.run(verify, check=True, capture_output=True)
+    assert verified(folder, "nats-2")
+
+
+def test_make_secrets_keeps_an_authority_whose_key_is_elsewhere(tmp_path: Path) -> None:
+    """Nobody who has the old certificates would trust a new one. What needs no signature is made."""
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    (tmp_path / "secrets/ca.key").unlink()
+    before = secrets_of(tmp_path)
+    (tmp_path / "secrets/worker").unlink()
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    after = secrets_of(tmp_path)
+    assert {name for name in before | after if after.get(name) != before.get(name)} == {"worker"}
+
+
+def test_make_secrets_signs_nothing_without_the_key(tmp_path: Path) -> None:
+    """A server's certificate that is to be renewed: what is missing is said, and nothing is changed, nor half made."""
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    for name in ("ca.key", "nats-2.crt", "worker"):
+        (tmp_path / "secrets" / name).unlink()
+    before = secrets_of(tmp_path)
+    done = subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "make-secrets: nats-2 needs a certificate, and the key to sign it, secrets/ca.key, is not"
+    )
+    assert secrets_of(tmp_path) == before
+
+
+def test_make_secrets_makes_a_lost_certificate_of_the_authority_anew(tmp_path: Path) -> None:
+    """With the key that it has: the servers' certificates are still good."""
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    before = secrets_of(tmp_path)
+    (tmp_path / "secrets/ca.crt").unlink()
+    subprocess.run([ROOT / "deploy/make-secrets"], cwd=tmp_path, check=True)
+    after = secrets_of(tmp_path)
+    assert {name for name in before if after[name] != before[name]} == {"ca.crt"}
+    assert verified(tmp_path / "secrets", "nats-2")
 
 
 def test_dockerfile_copies_what_exists_and_is_well_formed() -> None:

@@ -5,6 +5,7 @@ import base64
 import re
 import subprocess
 from functools import cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,40 @@ def test_functions_reach_no_port_of_the_platform() -> None:
         for port in rule["ports"]
     }
     assert opened == {4222, 8080}
+
+
+def egress(policy: Manifest, pod: str) -> list[Manifest]:
+    """The policy's rules for what this pod may reach."""
+    selector = policy["spec"]["podSelector"]
+    labels = {LABEL: pod, "app.kubernetes.io/part-of": "mayfly"}
+    chosen = all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
+        labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", [])
+    )
+    rules: list[Manifest] = policy["spec"].get("egress", []) if chosen else []
+    return rules
+
+
+def reaches(rule: Manifest, address: IPv4Address | IPv6Address) -> bool:
+    """With more than a question for names, which everybody may ask everywhere."""
+    if rule.get("ports") and all(port["port"] == 53 for port in rule["ports"]):
+        return False
+    if "to" not in rule:
+        return True
+    return any(
+        address in ip_network(block["cidr"]) and not any(address in ip_network(one) for one in block.get("except", []))
+        for block in (to["ipBlock"] for to in rule["to"] if "ipBlock" in to)
+    )
+
+
+@pytest.mark.parametrize("role", ["worker", "registry"])
+@pytest.mark.parametrize("address", ["169.254.169.254", "168.63.129.16", "100.100.100.200", "fe80::1", "fd00:ec2::254"])
+def test_functions_do_not_hear_what_a_cloud_tells_its_machines(role: str, address: str) -> None:
+    """Of AWS and most others, Azure, Alibaba: it would hand the machine's own rights to any function. The rest of the
+    world is open to them."""
+    rules = [rule for policy in of_kind("NetworkPolicy").values() for rule in egress(policy, f"mayfly-{role}")]
+    assert not any(reaches(rule, ip_address(address)) for rule in rules)
+    for other in ("1.1.1.1", "168.63.129.17", "2606:4700::1111"):
+        assert any(reaches(rule, ip_address(other)) for rule in rules)
 
 
 def test_the_servers_of_the_chart_get_every_password(values: Manifest, secrets: tuple[list[Manifest], Path]) -> None:

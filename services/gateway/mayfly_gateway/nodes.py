@@ -1,5 +1,6 @@
 """``/api/v1/nodes`` and ``/api/v1/load``: what nodes and functions have to do, and nodes that are to be empty."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import msgspec
@@ -51,9 +52,12 @@ async def load(request: Request) -> Response:
 
 
 async def _targets(bus: Bus) -> dict[str, records.NodeTarget]:
-    entries = await Bucket(bus, storage.TARGETS).load(storage.NODE_TARGETS)
-    start = len(storage.NODE_TARGETS)
-    return {key[start:]: records.decode(entry.value, records.NodeTarget) for key, entry in entries.items()}
+    """Those that can be read: no other drains anything."""
+    targets = {}
+    for key, entry in (await Bucket(bus, storage.TARGETS).load(storage.NODE_TARGETS)).items():
+        with suppress(msgspec.MsgspecError, ValueError):
+            targets[key.removeprefix(storage.NODE_TARGETS)] = records.decode(entry.value, records.NodeTarget)
+    return targets
 
 
 def _json(rows: object) -> Response:

@@ -115,7 +115,7 @@ class Leader:
     def _is_ours(self, value: bytes) -> bool:
         try:
             return self.epoch > 0 and records.decode(value, ScalerLease).epoch == self.epoch
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError):
             return False
 
     def _lease(self, epoch: int) -> bytes:

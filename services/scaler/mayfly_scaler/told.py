@@ -49,7 +49,7 @@ def counts(report: NodeReport) -> Counts:
     """Decoded each time that it is asked for; nothing when it cannot be read."""
     try:
         return _decode_counts(report.instances)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         _log.warning("report.unreadable", node=report.node, error=str(error))
         return {}
 

@@ -104,7 +104,7 @@ def _readable(function: str, value: bytes) -> FunctionTarget:
     """What nobody can read wants nothing, and the next look at the function writes over it."""
     try:
         return records.decode(value, FunctionTarget)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         _log.warning("target.unreadable", function=function, error=str(error))
         return NOTHING
 

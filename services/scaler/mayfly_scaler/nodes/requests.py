@@ -31,13 +31,15 @@ class NodeRequests:
         return self._reply(wanted.node, draining=True)
 
     async def undrain(self, request: Request) -> bytes:
-        """Also of a node that is away: it will take work when it comes back."""
+        """Also of a node that is away: it will take work when it comes back. What this scaler has heard of targets does
+        not decide it: another may have written one just now."""
         wanted = request.json(api.NodeRequest)
         try:
-            drained = await self._targets.undrain_for_operator(wanted.node)
+            known = wanted.node in self._reports.leases or await self._targets.stored(wanted.node)
+            self._check(wanted.node, known=known)
+            await self._targets.undrain_for_operator(wanted.node)
         except BusError as error:
             raise _unavailable(error) from error
-        self._check(wanted.node, known=drained or wanted.node in self._reports.leases)
         return self._reply(wanted.node, draining=False)
 
     def _check(self, node: str, *, known: bool) -> None:

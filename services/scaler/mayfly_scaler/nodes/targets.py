@@ -1,23 +1,27 @@
 """Which nodes are to be empty: keys ``node.<node>`` in KV `targets`, mirrored and written.
 
 A key has several writers: any scaler, for an operator, and the leader. What an operator wants stands: the scaler only
-makes keys that are not there, and only deletes what it made, at the revision that it knows.
+makes keys that are not there, and only deletes what it made, at the revision that it knows. One that nobody can read
+drains nothing, and is an operator's to write over or delete.
 """
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
+import structlog
 
 from mayfly_chassis.bus import Bus
 from mayfly_chassis.errors import KeyExists, WrongRevision
 from mayfly_chassis.kv import Bucket
 from mayfly_chassis.mirror import Mirror
-from mayfly_proto import records, results, storage
+from mayfly_proto import names, records, results, storage
 from mayfly_proto.records import NodeTarget
 from mayfly_scaler.nodes.fleet import OPERATOR, SCALER
 
 _ATTEMPTS = 5
+
+_log = structlog.get_logger()
 
 
 class Targets:
@@ -38,7 +42,7 @@ class Targets:
         key, target = storage.node_target_key(node), _target(OPERATOR, why)
         for _ in range(_ATTEMPTS):
             entry = await self._bucket.get(key)
-            if entry is not None and _is_operators(entry.value):
+            if entry is not None and (stands := _read(node, entry.value)) is not None and stands.by == OPERATOR:
                 return
             try:
                 if entry is None:
@@ -50,14 +54,17 @@ class Targets:
             return
         raise WrongRevision(f"{key} is written by others all the time")
 
-    async def undrain_for_operator(self, node: str) -> bool:
-        """Whoever drained it, and whether or not this scaler has heard of it; False when nobody had. Raises
-        `BusError`."""
-        key = storage.node_target_key(node)
-        if await self._bucket.get(key) is None:
+    async def stored(self, node: str) -> bool:
+        """Whether there is a key for it, be it readable or not. Raises `BusError`."""
+        if node in self.nodes:
+            return True
+        if not names.NODE.fullmatch(node):  # * would find another's
             return False
-        await self._bucket.delete(key)
-        return True
+        return await self._bucket.get(storage.node_target_key(node)) is not None
+
+    async def undrain_for_operator(self, node: str) -> None:
+        """Whoever drained it; nothing happens when nobody did. Raises `BusError`."""
+        await self._bucket.delete(storage.node_target_key(node))
 
     async def drain(self, node: str, why: str) -> bool:
         """For the scaler; False when somebody else was first. Raises `BusError`."""
@@ -79,19 +86,21 @@ class Targets:
         return True
 
     def _changed(self, node: str, value: bytes | None) -> None:
-        if value is None:
+        target = None if value is None else _read(node, value)
+        if target is None:
             self.nodes.pop(node, None)
         else:
-            self.nodes[node] = records.decode(value, NodeTarget)
+            self.nodes[node] = target
         self._on_change()
 
 
-def _is_operators(value: bytes) -> bool:
-    """Not what nobody can read: that is written over."""
+def _read(node: str, value: bytes) -> NodeTarget | None:
+    """None: it says nothing that anybody could keep to."""
     try:
-        return records.decode(value, NodeTarget).by == OPERATOR
-    except msgspec.MsgspecError:
-        return False
+        return records.decode(value, NodeTarget)
+    except (msgspec.MsgspecError, ValueError) as error:
+        _log.warning("target.malformed", node=node, error=str(error))
+        return None
 
 
 def _target(by: str, why: str) -> bytes:
