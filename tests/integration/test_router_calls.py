@@ -105,10 +105,24 @@ async def test_a_timeout_that_is_no_number_gets_400(mayfly: Platform) -> None:
     """A malformed Mayfly-Timeout-Ms is refused, with its value and what would be right."""
     await mayfly.router()
     await mayfly.deploy()
-    for value in ("soon", "0", "-5", "99999999999999"):
+    for value in ("soon", "0", "-5", "99999999999999", f"000000000001{10**24}"):
         error = await mayfly.call(**{headers.TIMEOUT_MS: value})
         assert error.kind is ErrorType.BAD_REQUEST
         assert value in error.message
+
+
+async def test_a_reply_that_nobody_could_publish_to_harms_nobody(mayfly: Platform) -> None:
+    """nats-server passes on any byte; such a call is not run, and neither it nor its deadline ends the router."""
+    await mayfly.router()
+    await mayfly.deploy()
+    inbox = mayfly.caller.new_inbox()
+    for end in (b"\x01", b"\x7f", b"\xff"):
+        raw = headers.block({headers.TIMEOUT_MS: "1"})
+        mayfly.caller.publish(b"fn.f", b"x", reply=inbox.encode() + end, headers=raw)
+    await mayfly.caller.flush()
+    for _ in range(2):  # the second comes when the deadlines of all before have passed
+        error = await mayfly.call(**{headers.TIMEOUT_MS: "300"})
+        assert error.kind is ErrorType.DEADLINE_EXCEEDED
 
 
 async def test_a_full_queue_gets_429_with_a_time_to_come_back(mayfly: Platform) -> None:

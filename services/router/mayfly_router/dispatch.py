@@ -68,9 +68,12 @@ class Dispatch:
         """A message on ``fn.<function>``, or on ``fn.<function>@<pinned>``."""
         if reply and not reply.startswith(REPLY_PREFIXES):
             return  # nobody may borrow our rights to publish
+        answer_to = reply.decode("utf-8", "replace")
+        if not answer_to.isprintable():
+            return  # nats-server passes it on, but nobody here would publish to it
         now = self._clock()
         self._count += 1
-        call = Call(f"{self._prefix}{self._count:x}", reply.decode(), raw, payload, now, pinned)
+        call = Call(f"{self._prefix}{self._count:x}", answer_to, raw, payload, now, pinned)
         pool = function.pools.get(pinned) if pinned else function.current
         if pool is None:
             self.fail(call, replies.not_found(function.name, pinned, call.invocation))
@@ -325,7 +328,7 @@ class Dispatch:
         given = headers.find(raw, _TIMEOUT)
         if given is None:
             return True
-        if not given.isdigit() or not 1 <= int(given[:12]) <= replies.LONGEST_TIMEOUT_MS:
+        if not given.isdigit() or len(given) > 12 or not 1 <= int(given) <= replies.LONGEST_TIMEOUT_MS:
             self.fail(call, replies.bad_timeout(given.decode("utf-8", "replace"), call.invocation), pool)
             return False
         call.deadline = call.arrived + int(given) / 1000

@@ -128,9 +128,10 @@ class Membership:
 
     async def _take_out_suspects(self) -> None:
         known = self._members.members.keys() - {self._router}
-        doubtful = {name for name in known if name in self._suspects or name not in self._mirror}
+        suspects = set(self._suspects)
+        doubtful = {name for name in known if name in suspects or name not in self._mirror}
         gone = {name for name in doubtful if not await self._answers(name)}
-        self._suspects.clear()
+        self._suspects -= suspects  # those of whom word came meanwhile are for the next turn
         if gone:
             _log.warning("routers.gone", routers=sorted(gone))
             await self._edit(lambda members: {n: client for n, client in members.items() if n not in gone})
