@@ -15,9 +15,17 @@ T = TypeVar("T")
 encode = msgspec.json.Encoder().encode
 
 
-def decode(raw: bytes, record_type: type[T]) -> T:
+def decode(raw: bytes | msgspec.Raw, record_type: type[T]) -> T:
     """Raises `msgspec.MsgspecError`, which names the field."""
     return msgspec.json.decode(raw, type=record_type)
+
+
+def readable(raw: bytes | msgspec.Raw, record_type: type[T]) -> T | None:
+    """None for what is no such record: whoever may write there may write anything."""
+    try:
+        return decode(raw, record_type)
+    except (msgspec.MsgspecError, ValueError):
+        return None
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):

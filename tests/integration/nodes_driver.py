@@ -243,8 +243,8 @@ class Cluster:
     async def deploy(self, name: str, **fields: Any) -> None:
         await deploy(self._registry, name, **fields)
 
-    def block(self, instances: int, function: str = "hello") -> None:
-        blocked = messages.Blocked("r1", function, 1, instances, 100, messages.Refusal.NO_ROOM)
+    def block(self, instances: int, function: str = "hello", memory_mb: int = 100) -> None:
+        blocked = messages.Blocked("r1", function, 1, instances, memory_mb, messages.Refusal.NO_ROOM)
         self.router.publish(subjects.BLOCKED, codec.pack(blocked))
 
     def decided(self, action: str) -> list[Decision]:

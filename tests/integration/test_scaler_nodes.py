@@ -73,7 +73,7 @@ async def test_blocked_instances_bring_a_node_at_once(mayfly: Cluster) -> None:
     await mayfly.scaler(tick_s=60)
     await until(lambda: mayfly.decided("lead"))
     mayfly.block(5, "labelled")  # the one node that has it is full, and the provider's have none
-    mayfly.block(1, "giant")
+    mayfly.block(1, "giant", NODE_MB + 1)
     await asyncio.sleep(1.0)
     assert mayfly.machine.asked == []
 

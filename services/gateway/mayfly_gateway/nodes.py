@@ -1,6 +1,5 @@
 """``/api/v1/nodes`` and ``/api/v1/load``: what nodes and functions have to do, and nodes that are to be empty."""
 
-from contextlib import suppress
 from typing import Annotated
 
 import msgspec
@@ -55,8 +54,8 @@ async def _targets(bus: Bus) -> dict[str, records.NodeTarget]:
     """Those that can be read: no other drains anything."""
     targets = {}
     for key, entry in (await Bucket(bus, storage.TARGETS).load(storage.NODE_TARGETS)).items():
-        with suppress(msgspec.MsgspecError, ValueError):
-            targets[key.removeprefix(storage.NODE_TARGETS)] = records.decode(entry.value, records.NodeTarget)
+        if (target := records.readable(entry.value, records.NodeTarget)) is not None:
+            targets[key.removeprefix(storage.NODE_TARGETS)] = target
     return targets
 
 

@@ -57,7 +57,7 @@ class RouterReports:
         for heard in list(self._kept)[-2:0:-1]:
             before |= _functions(heard.raw)  # where it woke within the window: as it was first told
         for name in now.keys() & self._let_go.keys() - first.keys():
-            if load := _decoded(self._let_go[name], FunctionLoad):
+            if load := records.readable(self._let_go[name], FunctionLoad):
                 before[name] = load
         before |= first
         return Recent(before, now, self._kept[-1].at - self._kept[0].at)
@@ -67,7 +67,7 @@ class RouterReports:
         if raw == self._gone:
             return
         self._gone = raw
-        report = _decoded(raw, RouterReport)
+        report = records.readable(raw, RouterReport)
         for name, said in report.functions.items() if report is not None else ():
             if self._let_go.get(name) != said:
                 self._let_go[name] = said.copy()  # else it would keep all of the report
@@ -91,7 +91,7 @@ class Reports:
         """By name, each with the seconds since it was heard. Those long silent are forgotten by this."""
         now = self._clock()
         self._nodes = {name: heard for name, heard in self._nodes.items() if now - heard.at < WINDOW_S}
-        decoded = ((_decoded(heard.raw, records.NodeLoad), now - heard.at) for heard in self._nodes.values())
+        decoded = ((records.readable(heard.raw, records.NodeLoad), now - heard.at) for heard in self._nodes.values())
         return {load.node: (load, age_s) for load, age_s in decoded if load is not None}
 
     def routers(self) -> Iterator[Recent]:
@@ -102,13 +102,5 @@ class Reports:
 
 
 def _functions(raw: bytes) -> Mapping[str, FunctionLoad]:
-    load = _decoded(raw, records.RouterLoad)
+    load = records.readable(raw, records.RouterLoad)
     return load.functions if load is not None else {}
-
-
-def _decoded(raw: bytes | msgspec.Raw, kind: type[T]) -> T | None:
-    """None for what is no report: whoever may publish there may publish anything."""
-    try:
-        return records.decode(raw, kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None

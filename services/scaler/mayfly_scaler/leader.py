@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
-import msgspec
 import structlog
 
 from mayfly_chassis.bus import Bus
@@ -113,10 +112,8 @@ class Leader:
         return True
 
     def _is_ours(self, value: bytes) -> bool:
-        try:
-            return self.epoch > 0 and records.decode(value, ScalerLease).epoch == self.epoch
-        except (msgspec.MsgspecError, ValueError):
-            return False
+        lease = records.readable(value, ScalerLease)
+        return lease is not None and 0 < lease.epoch == self.epoch
 
     def _lease(self, epoch: int) -> bytes:
         return records.encode(ScalerLease(scaler=self.scaler, epoch=epoch, client=self._bus.identity))

@@ -105,7 +105,7 @@ def _readable(function: str, value: bytes) -> FunctionTarget:
     try:
         return records.decode(value, FunctionTarget)
     except (msgspec.MsgspecError, ValueError) as error:
-        _log.warning("target.unreadable", function=function, error=str(error))
+        _log.warning("target.malformed", function=function, error=str(error))
         return NOTHING
 
 

@@ -128,7 +128,7 @@ class NodeLevel:
         listed = self._listed or frozenset()
         self._note(now, self._fleet.look(now, Facts(reports.leases, reports.nodes, self._targets.nodes, listed)))
         kind = self._fleet.kind(self._config.node_memory_mb)
-        waiting = self._waiting(now, kind)
+        waiting = self._waiting(now)
         demand = self._measure(now, kind, waiting)
         self._amount.observe(now, demand.total)
         if not self._leader.leading:
@@ -140,7 +140,7 @@ class NodeLevel:
             self._acts.step(step)
         if self._provider is not None and self._fresh_list:
             self._fresh_list = False
-            self._decide(now, self._provider, kind, demand, blocked=bool(waiting))
+            self._decide(now, self._provider, kind, demand, blocked=demand.blocked > 0)
 
     def _note(self, now: float, moved: list[Moved]) -> None:
         health = self._acts.health
@@ -153,15 +153,15 @@ class NodeLevel:
             elif after is State.GIVEN_UP and before in COMING:
                 self._acts.failed(health.booting, f"{name} did not come within {self._config.boot_s:g} s")
 
-    def _waiting(self, now: float, kind: Kind) -> list[Waiting]:
-        """Instances without a place that a node would help; what was said before the last one came, it has answered."""
+    def _waiting(self, now: float) -> list[Waiting]:
+        """Instances without a place; what was said before the last node came, it has answered."""
         since = max(now - BLOCKED_S, self._joined)
         waiting = []
         for blocked in self._reports.fresh_blocked(since):
             spec = self._catalog.spec(blocked.function, blocked.version)
             if spec is not None:
-                waiting.append(Waiting(blocked.instances, spec.memory_mb, spec.node_labels))
-        return [each for each in waiting if each.helped_by(kind)]
+                waiting.append(Waiting(blocked.instances, blocked.memory_mb, spec.node_labels))
+        return waiting
 
     def _measure(self, now: float, kind: Kind, waiting: list[Waiting]) -> Demand:
         seen = list(self._fleet.seen())
